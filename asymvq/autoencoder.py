@@ -1,0 +1,114 @@
+"""Encoder, quantisation convolutions and decoder as one module."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .config import AutoencoderConfig
+from .decoder import Decoder
+from .encoder import Encoder
+from .layers import Ops
+
+
+class AsymmetricAutoencoder(nn.Module):
+    """A KL autoencoder whose decoder may also be shown the pixels that are to be kept.
+
+    Args:
+        config: its shape, kept as `.config`.
+        ops: where layers come from: `torch.nn` by default, or a drop-in with the same names.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, ops: Ops | None = None):
+        super().__init__()
+        ops = ops or cast(Ops, nn)
+        self.config = config
+        latent = config.latent_channels
+        self.encoder = Encoder(config, ops) if config.encoder_channels is not None else None
+        self.decoder = Decoder(config, ops)
+        self.quant_conv = ops.Conv2d(2 * latent, 2 * latent, kernel_size=1) if config.quant_conv else None
+        self.post_quant_conv = ops.Conv2d(latent, latent, kernel_size=1) if config.post_quant_conv else None
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latent of `image` (B, 3, H, W) in [-1, 1], each (B, C, h, w).
+
+        Raises:
+            ValueError: the file this model came from holds no encoder, or the picture does not fit it.
+        """
+        if self.encoder is None:
+            raise ValueError(
+                "Expected a VAE with an encoder, but this file holds only a decoder. Encode with the VAE that the "
+                "decoder was made for, or load the decoder together with it (base_vae)."
+            )
+        factor = self.config.factor
+        height, width = image.shape[-2:]
+        if image.ndim != 4 or image.shape[1] != self.config.image_channels or height % factor or width % factor:
+            raise ValueError(
+                f"Expected a picture of shape (B, {self.config.image_channels}, H, W) with H and W multiples of "
+                f"{factor}, but got {tuple(image.shape)}. Crop or resize it first."
+            )
+        moments = self.encoder(image)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, log_variance = moments.chunk(2, dim=1)
+        return mean, torch.exp(0.5 * log_variance.clamp(-30, 20))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The latent of `image`: the posterior's mode, (B, C, h, w), unscaled. Errors as `posterior`."""
+        return self.posterior(image)[0]
+
+    def decode(self, latent: Tensor, *, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The network's picture, (B, 3, H, W) in about [-1, 1].
+
+        Args:
+            latent: (B, C, h, w), unscaled.
+            image: (B, 3, H, W) in [-1, 1]: where the kept pixels come from.
+            mask: (B, 1, H, W) in [0, 1], 1 = edited. Given with `image`, or not at all.
+
+        Raises:
+            ValueError: shapes that do not fit, one of `image` and `mask` alone, or a VAE without a condition.
+        """
+        check_decode_arguments(self.config, latent, image=image, mask=mask)
+        if self.post_quant_conv is not None:
+            latent = self.post_quant_conv(latent)
+        return self.decoder(latent, image=image, mask=mask)
+
+
+def check_decode_arguments(
+    config: AutoencoderConfig, latent: Tensor, *, image: Tensor | None, mask: Tensor | None
+) -> None:
+    """Raises ValueError with what was expected, what came and what to do."""
+    if latent.ndim != 4:
+        raise ValueError(
+            f"Expected a latent of shape (B, {config.latent_channels}, h, w), but got {tuple(latent.shape)}. "
+            "Video latents (5-D) belong to another kind of VAE; give the frames as a batch."
+        )
+    if latent.shape[1] != config.latent_channels:
+        raise ValueError(
+            f"Expected a latent with {config.latent_channels} channels, but got {latent.shape[1]}. "
+            "It was made by another kind of VAE: use the asymmetric decoder that belongs to that VAE."
+        )
+    if image is None and mask is None:
+        return
+    if image is None or mask is None:
+        missing, given = ("image", "mask") if image is None else ("mask", "image")
+        raise ValueError(
+            f"Expected image and mask together, but got only the {given}. Give the {missing} too, or neither for a "
+            "decode without condition."
+        )
+    if config.condition is None:
+        raise ValueError(
+            "Expected an asymmetric VAE, but this one is a stock VAE: its decoder cannot take an image and a mask. "
+            "Load an asymmetric VAE, or decode without image and mask."
+        )
+    batch, _, h, w = latent.shape
+    size = (h * config.factor, w * config.factor)
+    expected = {"image": (image, config.image_channels), "mask": (mask, 1)}
+    for name, (tensor, channels) in expected.items():
+        if tensor.shape != (batch, channels, *size):
+            raise ValueError(
+                f"Expected {name} of shape {(batch, channels, *size)} for a latent of {tuple(latent.shape)}, "
+                f"but got {tuple(tensor.shape)}."
+            )

@@ -1,0 +1,1 @@
+"""Training of conditional decoders on frozen encoders."""

@@ -1,0 +1,88 @@
+"""A start for small decoders trained from scratch: the copy of the kept pixels is there from the first step.
+
+The finest condition map is a linear function of the picture, and GroupNorm, SiLU and `conv_out` follow it. A colour x is
+carried by four channels of one group,
+
+    (b + x, -b + x, b - x, -b - x)
+
+whose mean is 0 and whose variance b² + E[x²] hardly depends on x when b is large. Because silu(t) - silu(-t) = t,
+`conv_out` reads x back with the weights ½·(+, +, -, -)·b. Generated pixels are carried in the same code, written by the
+last residual block.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..autoencoder import AsymmetricAutoencoder
+
+OFFSET_SIGNS = (1.0, -1.0, 1.0, -1.0)
+COLOUR_SIGNS = (1.0, 1.0, -1.0, -1.0)
+
+
+@torch.no_grad()
+def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> None:
+    """Writes the code into the decoder's finest level, and into the condition encoder where there is one.
+
+    Args:
+        vae: changed in place. Its finest level needs 4 channels a group and one group a colour.
+        offset: b. The larger, the better the copy at the start and the more exact the weights have to be.
+
+    Raises:
+        ValueError: the decoder has no room for the code.
+    """
+    config, decoder = vae.config, vae.decoder
+    channels = config.decoder_channels[0]
+    if channels // config.norm_groups != 4 or config.norm_groups < config.image_channels:
+        raise ValueError(
+            f"Expected 4 channels a group at the finest level, but got {channels} channels in "
+            f"{config.norm_groups} groups."
+        )
+    count = 4 * config.image_channels
+    offsets = offset * torch.tensor(OFFSET_SIGNS).repeat(config.image_channels)
+    _write_generated_code(decoder.up[0].block, count, offsets)
+
+    decoder.conv_out.weight.zero_()
+    decoder.conv_out.bias.zero_()
+    decoder.norm_out.weight.fill_(1.0)
+    decoder.norm_out.bias.zero_()
+    # E[x²] of natural pictures in [-1, 1] is about a quarter
+    readout = 0.5 * torch.tensor(COLOUR_SIGNS) * (offset**2 + 0.25) ** 0.5
+    for colour in range(config.image_channels):
+        decoder.conv_out.weight[colour, 4 * colour : 4 * colour + 4, 1, 1] = readout
+
+    if decoder.condition_encoder is not None:
+        _write_kept_code(decoder.condition_encoder.layers, config.image_channels, offsets)
+
+
+def _colour_rows(tensor: Tensor, colours: int) -> Tensor:
+    """One row a colour, repeated with the code's signs: (colours, …) to (4·colours, …)."""
+    signs = torch.tensor(COLOUR_SIGNS).repeat(colours)
+    return tensor.repeat_interleave(4, dim=0) * signs.view(-1, *[1] * (tensor.ndim - 1))
+
+
+def _write_generated_code(blocks: nn.ModuleList, count: int, offsets: Tensor) -> None:
+    shortcut = blocks[0].nin_shortcut
+    if shortcut is None:
+        raise ValueError("Expected a finest level that is narrower than the one before it.")
+    shortcut.weight[:count] = 0.0
+    shortcut.bias[:count] = offsets
+    for block in blocks:
+        block.conv2.weight[:count] = 0.0
+        block.conv2.bias[:count] = 0.0
+    last = blocks[-1].conv2
+    colours = count // 4
+    rows = torch.randn(colours, *last.weight.shape[1:]) / (last.weight[0].numel() ** 0.5)
+    last.weight[:count] = _colour_rows(0.1 * rows, colours)
+
+
+def _write_kept_code(layers: nn.ModuleList, colours: int, offsets: Tensor) -> None:
+    first, second = layers[0], layers[1]
+    count = 4 * colours
+    first.weight[:count] = 0.0
+    first.weight[:count, :colours, 1, 1] = _colour_rows(torch.eye(colours), colours)
+    first.bias[:count] = offsets
+    # the second layer reads the map after a ReLU: take out the constant that the offsets would add
+    constant = torch.relu(offsets).view(1, -1, 1, 1)
+    second.bias -= (second.weight[:, :count] * constant).sum(dim=(1, 2, 3))
