@@ -115,7 +115,7 @@ PRESETS: dict[str, AutoencoderConfig] = {
 
 
 def preset_name(config: AutoencoderConfig) -> str | None:
-    """The name of the published decoder with this shape ("base", "1.5x", "2x"), "stock" without a condition, or None."""
+    """The published decoder of this shape: "base", "1.5x" or "2x"; "stock" for base without a condition; else None."""
     for name, preset in PRESETS.items():
         if (config.decoder_channels, config.decoder_blocks) == (preset.decoder_channels, preset.decoder_blocks):
             return name if config.condition is not None else "stock" if name == "base" else None

@@ -1,7 +1,7 @@
 """A start for small decoders trained from scratch: the copy of the kept pixels is there from the first step.
 
-The finest condition map is a linear function of the picture, and GroupNorm, SiLU and `conv_out` follow it. A colour x is
-carried by four channels of one group,
+The finest condition map is a linear function of the picture, and GroupNorm, SiLU and `conv_out` follow it. A colour x
+is carried by four channels of one group,
 
     (b + x, -b + x, b - x, -b - x)
 
