@@ -1,1 +1,25 @@
-"""Asymmetric VQGAN decoders (arXiv 2306.04632): decode a latent together with the pixels that are to be kept."""
+"""Asymmetric VQGAN decoders (arXiv 2306.04632): decode a latent together with the pixels that are to be kept.
+
+vae = asymvq.load("asymmetric.safetensors")
+picture = asymvq.decode(vae, latent, image=source, mask=mask)
+"""
+
+from .autoencoder import AsymmetricAutoencoder
+from .checkpoint import CheckpointError, load, save
+from .config import PRESETS, AutoencoderConfig, ConditionConfig, MaskReduction
+from .decode import Keep, decode
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "AsymmetricAutoencoder",
+    "AutoencoderConfig",
+    "CheckpointError",
+    "ConditionConfig",
+    "Keep",
+    "MaskReduction",
+    "decode",
+    "load",
+    "save",
+]

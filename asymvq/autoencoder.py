@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from .config import AutoencoderConfig
 from .decoder import Decoder
 from .encoder import Encoder
-from .layers import Ops
+from .layers import CastingOps, Ops
 
 
 class AsymmetricAutoencoder(nn.Module):
@@ -18,12 +16,12 @@ class AsymmetricAutoencoder(nn.Module):
 
     Args:
         config: its shape, kept as `.config`.
-        ops: where layers come from: `torch.nn` by default, or a drop-in with the same names.
+        ops: where layers come from: `CastingOps` by default, or a host's drop-in with the same names.
     """
 
     def __init__(self, config: AutoencoderConfig, *, ops: Ops | None = None):
         super().__init__()
-        ops = ops or cast(Ops, nn)
+        ops = ops or CastingOps()
         self.config = config
         latent = config.latent_channels
         self.encoder = Encoder(config, ops) if config.encoder_channels is not None else None

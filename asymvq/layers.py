@@ -1,7 +1,7 @@
 """The blocks that encoder and decoder are made of.
 
-Every module takes `ops`, the namespace its layers come from: `torch.nn`, or a host's drop-in for it (off-loading).
-Attribute names are those of the LDM checkpoints.
+Every module takes `ops`, the namespace its layers come from: `CastingOps`, or a host's own (off-loading). Attribute
+names are those of the LDM checkpoints.
 """
 
 from __future__ import annotations
@@ -13,10 +13,34 @@ from torch import Tensor, nn
 
 
 class Ops(Protocol):
-    """What `torch.nn` and its drop-ins provide."""
+    """A namespace of layers: `torch.nn` or anything with the same names."""
 
     Conv2d: Any
     GroupNorm: Any
+
+
+def _widened(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    if parameter is None or parameter.dtype.itemsize >= x.dtype.itemsize:
+        return parameter
+    return parameter.to(x.dtype)
+
+
+class CastingOps:
+    """Layers that compute in their input's precision where it is wider than the weights' own.
+
+    So a half-precision network is run once more in float32 without a second copy of its weights.
+    """
+
+    class Conv2d(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            weight = _widened(self.weight, input)
+            assert weight is not None
+            return self._conv_forward(input, weight, _widened(self.bias, input))
+
+    class GroupNorm(nn.GroupNorm):
+        def forward(self, input: Tensor) -> Tensor:
+            weight, bias = _widened(self.weight, input), _widened(self.bias, input)
+            return F.group_norm(input, self.num_groups, weight, bias, self.eps)
 
 
 def group_norm(channels: int, groups: int, ops: Ops) -> nn.GroupNorm:

@@ -1,4 +1,4 @@
-"""Random inpainting masks for training and evaluation."""
+"""Masks: random ones for training and evaluation, and the preparation of a user's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -59,3 +60,20 @@ def _draw_boxes(canvas: Image.Image, scale: float, rng: np.random.Generator) -> 
         left = rng.uniform(margin, max(margin, canvas.width - margin - box_width))
         top = rng.uniform(margin, max(margin, canvas.height - margin - box_height))
         draw.rectangle([left, top, left + box_width, top + box_height], fill=255)
+
+
+def grow_mask(mask: Tensor, pixels: int) -> Tensor:
+    """`mask` (…, H, W) in [0, 1] grown by `pixels` in every direction (a square), its softness carried along.
+
+    Raises:
+        ValueError: a negative number of pixels.
+    """
+    if pixels < 0:
+        raise ValueError(f"Expected to grow a mask by 0 or more pixels, but got {pixels}.")
+    if pixels == 0:
+        return mask
+    size = 2 * pixels + 1
+    flat = mask.reshape(-1, 1, *mask.shape[-2:])
+    flat = F.max_pool2d(flat, (size, 1), stride=1, padding=(pixels, 0))
+    flat = F.max_pool2d(flat, (1, size), stride=1, padding=(0, pixels))
+    return flat.reshape(mask.shape)

@@ -1,0 +1,118 @@
+"""Asymmetric VQGAN Decode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..asymvq.decode import Keep, fit_source
+from ..asymvq.masks import grow_mask as grown
+from .tensors import image_tensor, latent_tensor, mask_tensor
+from .vae import AsymmetricVAE, Tiling
+
+
+class AsymVQDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AsymVQDecode",
+            display_name="Asymmetric VQGAN Decode",
+            category="latent/inpaint",
+            description=(
+                "Decodes an edited latent together with the source picture and the mask: what the mask keeps stays as "
+                "it was, and what was edited fits its neighbours. Without image and mask it is a plain decode."
+            ),
+            search_aliases=[
+                "inpaint decode",
+                "keep unmasked",
+                "asymmetric vae",
+                "vqgan",
+                "vae decode inpaint",
+                "preserve pixels",
+            ],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The edited latent, from the sampler."),
+                io.Vae.Input("vae", tooltip="From Load Asymmetric VQGAN."),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The source picture, the one that was encoded. One picture serves a whole batch.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White (1) was edited, black (0) is kept. Of the image's size. Grey blends the two.",
+                ),
+                io.Combo.Input(
+                    "keep",
+                    options=Keep,
+                    default=Keep.EXACT,
+                    tooltip=(
+                        "exact: kept pixels are the source's own, bit for bit. "
+                        "network: the decoder's picture as it is, as in the paper."
+                    ),
+                ),
+                io.Int.Input(
+                    "grow_mask",
+                    default=0,
+                    min=0,
+                    max=256,
+                    tooltip="Pixels to grow the mask by before decoding, when the edit reaches beyond it.",
+                ),
+                io.Combo.Input(
+                    "tiling",
+                    options=Tiling,
+                    default=Tiling.AUTO,
+                    advanced=True,
+                    tooltip="auto: in tiles when memory runs out. on: always. off: never, fail instead.",
+                ),
+                io.Int.Input(
+                    "tile_size",
+                    default=512,
+                    min=128,
+                    max=4096,
+                    step=64,
+                    advanced=True,
+                    tooltip="Side of a tile, pixels.",
+                ),
+                io.Int.Input(
+                    "overlap",
+                    default=64,
+                    min=0,
+                    max=1024,
+                    step=16,
+                    advanced=True,
+                    tooltip="What neighbouring tiles share, pixels: at most half a tile.",
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="The source with the edit in it, of the source's size.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        samples: dict[str, Any],
+        vae: Any,
+        keep: str = Keep.EXACT,
+        grow_mask: int = 0,
+        tiling: str = Tiling.AUTO,
+        tile_size: int = 512,
+        overlap: int = 64,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        if not isinstance(vae, AsymmetricVAE):
+            raise ValueError(
+                "Expected a VAE from Load Asymmetric VQGAN, but got one from a stock loader: its decoder cannot be "
+                "shown the picture. Load the asymmetric file with Load Asymmetric VQGAN, or decode with VAE Decode."
+            )
+        latent = latent_tensor(samples)
+        if image is not None:
+            image = image_tensor(image)
+            mask = None if mask is None else grown(mask_tensor(mask, image), grow_mask)
+        source = fit_source(vae.config, latent, image=image, mask=mask)
+        return io.NodeOutput(
+            vae.decode_source(latent, source, keep=Keep(keep), tiling=Tiling(tiling), tile=tile_size, overlap=overlap)
+        )

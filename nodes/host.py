@@ -1,0 +1,19 @@
+"""What the pack asks of its host."""
+
+from __future__ import annotations
+
+OLDEST_HOST = (0, 20, 0)
+
+
+def require_host() -> None:
+    """Raises RuntimeError, in one line, where ComfyUI is too old for the nodes."""
+    try:
+        from comfyui_version import __version__
+    except ImportError:
+        __version__ = "0"
+    found = tuple(int(part) for part in __version__.split(".")[:3] if part.isdigit())
+    if found < OLDEST_HOST:
+        oldest = ".".join(map(str, OLDEST_HOST))
+        raise RuntimeError(
+            f"Asymmetric VQGAN needs ComfyUI {oldest} or newer, but this is {__version__}. Update ComfyUI."
+        )

@@ -1,0 +1,108 @@
+"""Load Asymmetric VQGAN."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..asymvq.checkpoint import Checkpoint, read, with_encoder
+from ..asymvq.config import preset_name
+from .vae import AsymmetricVAE
+
+logger = logging.getLogger(__name__)
+
+BUNDLED = "demo (bundled)"
+NO_BASE = "none"
+DEMO_FILE = Path(__file__).parent.parent / "asymvq" / "assets" / "demo.safetensors"
+
+
+class Precision(str, Enum):
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """None for AUTO: the host's choice."""
+        return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(self.value)
+
+
+def vae_path(name: str) -> Path:
+    return DEMO_FILE if name == BUNDLED else Path(folder_paths.get_full_path_or_raise("vae", name))
+
+
+class AsymVQLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = folder_paths.get_filename_list("vae")
+        return io.Schema(
+            node_id="AsymVQLoader",
+            display_name="Load Asymmetric VQGAN",
+            category="loaders/asymmetric vqgan",
+            description=(
+                "Loads an asymmetric VAE, whose decoder can be shown the pixels to keep. The file's layout (paper, "
+                "ASUKA, diffusers, our own) is recognised by itself. The VAE works in every stock node too."
+            ),
+            search_aliases=["asymmetric vae", "vqgan", "asymmetric autoencoder", "keep unmasked", "load vae"],
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=[*files, BUNDLED],
+                    tooltip="A file of the models/vae folder, or the small demo VAE that comes with the pack.",
+                ),
+                io.Combo.Input(
+                    "base_vae",
+                    options=[NO_BASE, *files],
+                    default=NO_BASE,
+                    optional=True,
+                    tooltip="For files that hold only a decoder: the VAE that its encoder is taken from. Only encoding needs it.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=Precision,
+                    default=Precision.AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="What to compute in. auto: what ComfyUI uses for VAEs on this device.",
+                ),
+            ],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, vae_name: str, base_vae: str = NO_BASE, dtype: str = Precision.AUTO) -> str:
+        """A file that was written anew is loaded anew."""
+        paths = [vae_path(name) for name in (vae_name, base_vae) if name != NO_BASE]
+        return ";".join(f"{path}:{path.stat().st_mtime_ns}" for path in paths) + f":{dtype}"
+
+    @classmethod
+    def execute(cls, vae_name: str, base_vae: str = NO_BASE, dtype: str = Precision.AUTO) -> io.NodeOutput:
+        checkpoint = read(vae_path(vae_name))
+        if base_vae != NO_BASE and checkpoint.config.encoder_channels is None:
+            checkpoint = with_encoder(checkpoint, read(vae_path(base_vae)))
+        elif base_vae != NO_BASE:
+            logger.info("%s has an encoder of its own: base_vae %s is not used.", vae_name, base_vae)
+        vae = AsymmetricVAE(checkpoint, dtype=Precision(dtype).dtype)
+        logger.info("%s: %s, computed in %s.", vae_name, describe(checkpoint), vae.vae_dtype)
+        return io.NodeOutput(vae)
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """What was recognised, in one line for the log."""
+    config = checkpoint.config
+    parts = [
+        f"{checkpoint.layout.value} layout",
+        f"{preset_name(config) or 'custom'} decoder {'/'.join(map(str, config.decoder_channels))}",
+        f"{config.decoder_blocks} blocks a level",
+        f"{config.latent_channels} latent channels",
+        "no condition: a stock VAE" if config.condition is None else "conditional",
+    ]
+    if config.encoder_channels is None:
+        parts.append("no encoder")
+    return ", ".join(parts)

@@ -1,0 +1,69 @@
+"""Save Asymmetric VQGAN."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..asymvq.checkpoint import save
+from .load import Precision
+from .vae import AsymmetricVAE
+
+
+class SaveLayout(str, Enum):
+    NATIVE = "native"
+    DIFFUSERS = "diffusers"
+
+
+class AsymVQSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AsymVQSave",
+            display_name="Save Asymmetric VQGAN",
+            category="model/asymmetric vqgan",
+            description=(
+                "Saves an asymmetric VAE below ComfyUI's output folder, numbered so that nothing is overwritten. Files "
+                "in output/vae appear in the loaders."
+            ),
+            search_aliases=["save vae", "export vae", "vqgan", "diffusers vae"],
+            is_output_node=True,
+            inputs=[
+                io.Vae.Input("vae", tooltip="From Load Asymmetric VQGAN."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="vae/asymmetric",
+                    tooltip="Folder and name below the output folder; a number is added.",
+                ),
+                io.Combo.Input(
+                    "layout",
+                    options=SaveLayout,
+                    default=SaveLayout.NATIVE,
+                    tooltip="native: our own file, for Load Asymmetric VQGAN. diffusers: a file with diffusers' names.",
+                ),
+                io.Combo.Input(
+                    "dtype", options=Precision, default=Precision.AUTO, tooltip="auto: as the VAE was loaded."
+                ),
+            ],
+            outputs=[io.String.Output("path", display_name="path", tooltip="Where the file was written.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, vae: Any, filename_prefix: str, layout: str = SaveLayout.NATIVE, dtype: str = Precision.AUTO
+    ) -> io.NodeOutput:
+        if not isinstance(vae, AsymmetricVAE):
+            raise ValueError(
+                "Expected a VAE from Load Asymmetric VQGAN, but got one from a stock loader. Save it with VAE Save."
+            )
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
+        save(vae.first_stage_model, path, layout=SaveLayout(layout).value, dtype=Precision(dtype).dtype)
+        text = f"{subfolder}/{path.name}" if subfolder else path.name
+        return io.NodeOutput(str(path), ui=ui.PreviewText(text))

@@ -1,0 +1,76 @@
+"""Between the host's IMAGE, MASK and LATENT and the library's tensors. Values stay in the host's range, [0, 1]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def latent_tensor(samples: dict[str, Any]) -> Tensor:
+    """(B, C, h, w) of a LATENT.
+
+    Raises:
+        ValueError: video, audio or nested latents.
+    """
+    latent = samples["samples"]
+    if getattr(latent, "is_nested", False):
+        raise ValueError(
+            "Expected a picture's latent, but got a nested one (video with sound). Decode it with the node of the "
+            "model that made it."
+        )
+    if latent.ndim != 4:
+        raise ValueError(
+            f"Expected a picture's latent of 4 dimensions (batch, channels, height, width), but got {latent.ndim}: "
+            f"{tuple(latent.shape)}. Latents of video models belong in their own VAE's decode."
+        )
+    return latent
+
+
+def image_tensor(image: Tensor) -> Tensor:
+    """An IMAGE (B, H, W, 3 or more) as (B, 3, H, W). A fourth channel (alpha) is dropped.
+
+    Raises:
+        ValueError: not a batch of colour pictures.
+    """
+    if image.ndim != 4 or image.shape[-1] < 3:
+        raise ValueError(f"Expected an image of shape (batch, height, width, 3), but got {tuple(image.shape)}.")
+    return image[..., :3].movedim(-1, 1)
+
+
+def mask_tensor(mask: Tensor, image: Tensor) -> Tensor:
+    """A MASK (H, W) or (B, H, W) as (B, 1, H, W), in [0, 1].
+
+    Args:
+        image: (B, 3, H, W), the picture that it belongs to: only for a better message.
+
+    Raises:
+        ValueError: not a mask, or the host's empty placeholder.
+    """
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if mask.ndim not in (2, 3):
+        raise ValueError(f"Expected a mask of shape (batch, height, width), but got {tuple(mask.shape)}.")
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    if mask.shape[-2:] == (64, 64) != image.shape[-2:] and not mask.any():
+        raise ValueError(
+            "Expected a mask, but got the empty 64×64 one that Load Image gives for a picture without a mask. Paint "
+            "one: right-click the Load Image node and open the mask editor."
+        )
+    return mask.float().clamp(0, 1)
+
+
+def to_image(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) as an IMAGE (B, H, W, 3)."""
+    return pictures.movedim(1, -1)
+
+
+def to_unit(pictures: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1], what lies outside cut off."""
+    return torch.clamp(pictures * 0.5 + 0.5, 0.0, 1.0)
+
+
+def to_signed(pictures: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1]."""
+    return pictures * 2.0 - 1.0

@@ -1,0 +1,314 @@
+"""The nodes and the VAE object, in a real ComfyUI in this process."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+import asymvq
+from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
+
+CONFIG = AutoencoderConfig(
+    decoder_channels=(16, 16, 32, 32),
+    decoder_blocks=1,
+    encoder_channels=(8, 8, 16, 16),
+    encoder_blocks=1,
+    norm_groups=4,
+)
+HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def write_vae(host, name: str, config: AutoencoderConfig = CONFIG, **options) -> asymvq.AsymmetricAutoencoder:
+    torch.manual_seed(0)
+    vae = asymvq.AsymmetricAutoencoder(config).eval().requires_grad_(False)
+    asymvq.save(vae, host.base / "models" / "vae" / name, **options)
+    return vae
+
+
+def run(host, node: str, **inputs):
+    """What a node's first output is."""
+    with torch.inference_mode():
+        return host.nodes.NODE_CLASS_MAPPINGS[node].execute(**inputs).args[0]
+
+
+def stock(host, node: str, **inputs):
+    cls = host.nodes.NODE_CLASS_MAPPINGS[node]
+    with torch.inference_mode():
+        return getattr(cls(), cls.FUNCTION)(**inputs)
+
+
+@pytest.fixture(scope="module")
+def reference(host):
+    return write_vae(host, "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def vae(host, reference):
+    return run(host, "AsymVQLoader", vae_name="tiny.safetensors", dtype="fp32")
+
+
+@pytest.fixture
+def case(reference):
+    """A picture (1, H, W, 3), an elliptic mask (1, H, W) and an edited latent."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 48, 64, 3, generator=generator)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 64), indexing="ij")
+    mask = (((x - 0.1) / 0.6) ** 2 + ((y + 0.2) / 0.5) ** 2 < 1).float()[None]
+    latent = reference.encode(image.movedim(-1, 1) * 2 - 1)
+    return image, mask, {"samples": latent + 0.5 * torch.randn(latent.shape, generator=generator)}
+
+
+class TestLoader:
+    def test_offers_the_vae_folder_and_the_bundled_demo(self, host, reference):
+        info = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"].GET_NODE_INFO_V1()
+        options = info["input"]["required"]["vae_name"][1]["options"]
+        assert "tiny.safetensors" in options
+        assert options[-1] == "demo (bundled)"
+
+    def test_says_what_it_recognised(self, host, reference, caplog):
+        with caplog.at_level(logging.INFO):
+            run(host, "AsymVQLoader", vae_name="tiny.safetensors")
+        assert "native layout, custom decoder 16/16/32/32, 1 blocks a level, 4 latent channels" in caplog.text
+
+    def test_a_decoder_alone_takes_its_encoder_from_base_vae(self, host, reference):
+        config = AutoencoderConfig(**{**vars(CONFIG), "encoder_channels": None, "quant_conv": False})
+        write_vae(host, "decoder.safetensors", config)
+        alone = run(host, "AsymVQLoader", vae_name="decoder.safetensors", dtype="fp32")
+        image = torch.rand(1, 32, 32, 3)
+        with pytest.raises(ValueError, match="holds only a decoder"):
+            stock(host, "VAEEncode", vae=alone, pixels=image)
+        whole = run(host, "AsymVQLoader", vae_name="decoder.safetensors", base_vae="tiny.safetensors", dtype="fp32")
+        latent = stock(host, "VAEEncode", vae=whole, pixels=image)[0]["samples"]
+        torch.testing.assert_close(latent, reference.encode(image.movedim(-1, 1) * 2 - 1), atol=1e-5, rtol=0)
+
+    def test_a_file_written_anew_is_loaded_anew(self, host, reference):
+        node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"]
+        before = node.fingerprint_inputs(vae_name="tiny.safetensors")
+        assert before == node.fingerprint_inputs(vae_name="tiny.safetensors")
+        (host.base / "models/vae/tiny.safetensors").touch()
+        assert before != node.fingerprint_inputs(vae_name="tiny.safetensors")
+
+    def test_every_input_of_every_node_has_a_tooltip(self, host):
+        for name in ("AsymVQLoader", "AsymVQDecode", "AsymVQSave"):
+            inputs = host.nodes.NODE_CLASS_MAPPINGS[name].define_schema().inputs
+            assert all(i.tooltip for i in inputs), name
+
+
+class TestStockNodes:
+    """Every stock node that takes a VAE gives what the library gives."""
+
+    def test_decode_and_encode(self, host, reference, vae, case):
+        image, _, samples = case
+        decoded = stock(host, "VAEDecode", vae=vae, samples=samples)[0]
+        expected = (asymvq.decode(reference, samples["samples"]) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+        torch.testing.assert_close(decoded, expected, atol=1e-5, rtol=0)
+        latent = stock(host, "VAEEncode", vae=vae, pixels=image)[0]["samples"]
+        torch.testing.assert_close(latent, reference.encode(image.movedim(-1, 1) * 2 - 1), atol=1e-5, rtol=0)
+
+    def test_tiled(self, host, vae, case):
+        image, _, samples = case
+        decoded = stock(host, "VAEDecodeTiled", vae=vae, samples=samples, tile_size=512, overlap=64)[0]
+        torch.testing.assert_close(decoded, vae.decode(samples["samples"]), atol=1e-4, rtol=0)
+        encoded = stock(host, "VAEEncodeTiled", vae=vae, pixels=image, tile_size=512, overlap=64)[0]["samples"]
+        torch.testing.assert_close(encoded, vae.encode(image), atol=1e-4, rtol=0)
+
+    def test_inpainting(self, host, vae, case):
+        image, mask, _ = case
+        inpaint = stock(host, "VAEEncodeForInpaint", vae=vae, pixels=image, mask=mask, grow_mask_by=6)[0]
+        assert inpaint["samples"].shape == (1, 4, 6, 8)
+        text = [[torch.zeros(1, 77, 768), {}]]
+        positive, _, latent = stock(
+            host, "InpaintModelConditioning", positive=text, negative=text, pixels=image, vae=vae, mask=mask,
+            noise_mask=True,
+        )  # fmt: skip
+        assert positive[0][1]["concat_latent_image"].shape == latent["samples"].shape == (1, 4, 6, 8)
+
+    def test_what_vae_save_writes_our_loader_reads_and_the_stock_loader_refuses(self, host, vae, case):
+        stock(host, "VAESave", vae=vae, filename_prefix="vae/stock_saved")
+        name = "stock_saved_00001_.safetensors"
+        written = host.base / "output" / "vae" / name
+        written.rename(host.base / "models" / "vae" / name)
+        again = run(host, "AsymVQLoader", vae_name=name, dtype="fp32")
+        image, mask, samples = case
+        first, second = (
+            run(host, "AsymVQDecode", samples=samples, vae=v, image=image, mask=mask) for v in (vae, again)
+        )
+        assert torch.equal(first, second)
+        with pytest.raises(RuntimeError, match="VAE is invalid"):
+            stock(host, "VAELoader", vae_name=name)
+
+
+class TestDecode:
+    @pytest.mark.parametrize("keep", ["exact", "network"])
+    def test_gives_the_librarys_picture(self, host, reference, vae, case, keep):
+        image, mask, samples = case
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask, keep=keep)
+        expected = asymvq.decode(
+            reference, samples["samples"], image=image.movedim(-1, 1) * 2 - 1, mask=mask[:, None], keep=keep
+        )
+        torch.testing.assert_close(output, (expected / 2 + 0.5).clamp(0, 1).movedim(1, -1), atol=1e-5, rtol=0)
+        if keep == "exact":
+            assert torch.equal(output[mask == 0], image[mask == 0])
+
+    def test_without_image_and_mask_it_is_a_plain_decode(self, host, vae, case):
+        _, _, samples = case
+        assert torch.equal(run(host, "AsymVQDecode", samples=samples, vae=vae), vae.decode(samples["samples"]))
+
+    def test_a_size_that_the_encoder_crops_comes_back_whole(self, host, vae):
+        image = torch.rand(1, 51, 77, 3)
+        mask = torch.zeros(1, 51, 77)
+        mask[:, 10:30, 20:50] = 1
+        samples = stock(host, "VAEEncode", vae=vae, pixels=image)[0]
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask)
+        assert output.shape == image.shape
+        assert torch.equal(output[mask == 0], image[mask == 0])
+        assert not torch.equal(output[mask == 1], image[mask == 1])
+
+    def test_a_large_odd_picture(self, host, vae):
+        image = torch.rand(1, 513, 769, 3)
+        mask = torch.zeros(1, 513, 769)
+        mask[:, 200:300, 300:500] = 1
+        samples = {"samples": torch.randn(1, 4, 64, 96)}
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask)
+        assert output.shape == image.shape
+        assert torch.equal(output[mask == 0], image[mask == 0])
+
+    def test_alpha_is_dropped_and_one_picture_serves_a_batch(self, host, vae, case):
+        image, mask, samples = case
+        alpha = torch.cat([image, torch.rand(1, 48, 64, 1)], dim=-1)
+        batch = {"samples": samples["samples"].repeat(3, 1, 1, 1)}
+        output = run(host, "AsymVQDecode", samples=batch, vae=vae, image=alpha, mask=mask[0])
+        single = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask)
+        torch.testing.assert_close(output, single.expand(3, -1, -1, -1), atol=1e-5, rtol=0)
+
+    def test_growing_the_mask_edits_more(self, host, vae, case):
+        image, mask, samples = case
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask, grow_mask=4)
+        changed = (output != image).any(-1)
+        grown = torch.nn.functional.max_pool2d(mask, 9, stride=1, padding=4) > 0
+        assert torch.equal(changed, grown)
+
+    def test_tiling_reports_progress_and_is_interruptible(self, host, vae, case, monkeypatch):
+        import comfy.model_management
+        import comfy.utils
+
+        reports = []
+        monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *rest, **more: reports.append(value))
+        image = torch.rand(1, 256, 256, 3)
+        mask = torch.zeros(1, 256, 256)
+        mask[:, 20:200, 20:200] = 1
+        arguments = {
+            "samples": {"samples": torch.randn(1, 4, 32, 32)}, "vae": vae, "image": image, "mask": mask,
+            "tiling": "on", "tile_size": 128, "overlap": 32,
+        }  # fmt: skip
+        run(host, "AsymVQDecode", **arguments)
+        assert len(reports) >= 3  # the host leaves out reports that come too fast
+        assert reports == sorted(reports)
+        assert reports[-1] == 1000
+
+        comfy.model_management.interrupt_current_processing()
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(host, "AsymVQDecode", **arguments)
+        run(host, "AsymVQDecode", **arguments)  # the interrupt is spent
+
+    def test_out_of_memory_goes_to_tiles_and_to_smaller_ones(self, host, vae, case, monkeypatch, caplog):
+        image = torch.rand(1, 640, 640, 3)
+        mask = torch.zeros(1, 640, 640)
+        mask[:, 20:600, 20:600] = 1
+        whole = vae.first_stage_model.decode
+        sizes = []
+
+        def limited(latent, **condition):
+            sizes.append(latent.shape[-1])
+            if latent.shape[-1] > 40:
+                raise torch.cuda.OutOfMemoryError("pretended limit")
+            return whole(latent, **condition)
+
+        monkeypatch.setattr(vae.first_stage_model, "decode", limited)
+        arguments = {"samples": {"samples": torch.randn(1, 4, 80, 80)}, "vae": vae, "image": image, "mask": mask}
+        output = run(host, "AsymVQDecode", **arguments)
+        assert sizes[:3] == [80, 64, 32]
+        assert torch.equal(output[mask == 0], image[mask == 0])
+        assert "trying again in tiles of 256 pixels" in caplog.text
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            run(host, "AsymVQDecode", **arguments, tiling="off")
+
+    def test_half_precision_that_overflows_is_rescued(self, host, case, caplog):
+        reference = write_vae(host, "overflow.safetensors")
+        reference.decoder.mid.block_1.conv2.weight.mul_(3e5)
+        asymvq.save(reference, host.base / "models/vae/overflow.safetensors")
+        vae = run(host, "AsymVQLoader", vae_name="overflow.safetensors", dtype="fp16")
+        image, mask, samples = case
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask, keep="network")
+        assert "decoding again in float32" in caplog.text
+        expected = asymvq.decode(
+            reference, samples["samples"], image=image.movedim(-1, 1) * 2 - 1, mask=mask[:, None], keep="network"
+        )
+        assert (output - (expected / 2 + 0.5).clamp(0, 1).movedim(1, -1)).abs().mean() < 0.01
+        assert vae.vae_dtype == torch.float16
+
+    def test_a_mask_aware_16_channel_decoder(self, host, case):
+        config = AutoencoderConfig(
+            **{**vars(CONFIG), "latent_channels": 16, "quant_conv": False, "post_quant_conv": False},
+        )
+        config = AutoencoderConfig(**{**vars(config), "condition": ConditionConfig(True, MaskReduction.ANY)})
+        reference = write_vae(host, "flux.safetensors", config)
+        vae = run(host, "AsymVQLoader", vae_name="flux.safetensors", dtype="fp32")
+        image, mask, _ = case
+        samples = {"samples": torch.randn(1, 16, 6, 8)}
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask)
+        expected = asymvq.decode(reference, samples["samples"], image=image.movedim(-1, 1) * 2 - 1, mask=mask[:, None])
+        torch.testing.assert_close(output, (expected / 2 + 0.5).clamp(0, 1).movedim(1, -1), atol=1e-5, rtol=0)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"mask": None}, "only the image"),
+            ({"image": None}, "only the mask"),
+            ({"mask": torch.zeros(1, 64, 64)}, "open the mask editor"),
+            ({"mask": torch.ones(1, 40, 64)}, "image of 64×48 and a mask of 64×40"),
+            ({"mask": torch.ones(3, 48, 64), "image": torch.zeros(1, 48, 64, 3)}, "one mask, or one for each of the 1"),
+            ({"samples": {"samples": torch.zeros(1, 16, 6, 8)}}, "4 channels, but got 16"),
+            ({"samples": {"samples": torch.zeros(1, 4, 5, 6, 8)}}, "but got 5"),
+            ({"image": torch.zeros(1, 48, 64, 1)}, "an image of shape"),
+            ({"image": torch.zeros(1, 96, 64, 3), "mask": torch.ones(1, 96, 64)}, "64×48 pixels .* got 64×96"),
+        ],
+    )
+    def test_bad_input(self, host, vae, case, change, message):
+        image, mask, samples = case
+        arguments = {"samples": samples, "image": image, "mask": mask, **change}
+        with pytest.raises(ValueError, match=message):
+            run(host, "AsymVQDecode", vae=vae, **arguments)
+
+    def test_a_stock_vae(self, host, case):
+        image, mask, samples = case
+        with pytest.raises(ValueError, match="from Load Asymmetric VQGAN"):
+            run(host, "AsymVQDecode", vae=object(), samples=samples, image=image, mask=mask)
+        with pytest.raises(ValueError, match="from Load Asymmetric VQGAN"):
+            run(host, "AsymVQSave", vae=object(), filename_prefix="vae/x")
+
+
+class TestSave:
+    @pytest.mark.parametrize("layout", ["native", "diffusers"])
+    def test_writes_numbered_files_that_load_again(self, host, case, layout):
+        # a shape that diffusers knows too: its condition encoder's widths double up to the coarsest
+        config = AutoencoderConfig(
+            decoder_channels=(32, 64, 128, 128), decoder_blocks=2, encoder_channels=(32, 64, 128, 128)
+        )
+        write_vae(host, "for_saving.safetensors", config)
+        vae = run(host, "AsymVQLoader", vae_name="for_saving.safetensors", dtype="fp32")
+        prefix = f"vae/saved_{layout}"
+        paths = [run(host, "AsymVQSave", vae=vae, filename_prefix=prefix, layout=layout) for _ in range(2)]
+        assert [p.rsplit("_", 2)[1] for p in paths] == ["00001", "00002"]
+        again = asymvq.load(paths[1])
+        _, _, samples = case
+        expected = (asymvq.decode(again, samples["samples"]) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+        torch.testing.assert_close(vae.decode(samples["samples"]), expected, atol=1e-5, rtol=0)
+
+    def test_stays_below_the_output_folder(self, host, vae):
+        with pytest.raises(Exception, match="outside the output folder"):
+            run(host, "AsymVQSave", vae=vae, filename_prefix="../../escape")
