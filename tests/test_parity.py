@@ -16,7 +16,7 @@ diffusers = pytest.importorskip("diffusers")
 TOLERANCE = 1e-4
 SIZES = [(64, 64), (96, 160)]
 TINY = AutoencoderConfig(
-    decoder_channels=(32, 64, 128, 128), decoder_blocks=3, encoder_channels=(32, 32, 64, 64), encoder_blocks=1
+    decoder_channels=(32, 64, 96, 96), decoder_blocks=2, encoder_channels=(32, 32, 64, 64), encoder_blocks=1
 )
 ASUKA = AutoencoderConfig(
     latent_channels=16,
@@ -77,7 +77,8 @@ def test_presets_agree_with_diffusers(name, tmp_path, blob_mask):
     assert checkpoint.layout is Layout.DIFFUSERS
     assert checkpoint.config == PRESETS[name]
     vae = build(checkpoint)
-    for height, width in SIZES:
+    # fewer pixels for the larger ones: at 96×160 they take a minute on two busy cores
+    for height, width in SIZES if name == "base" else [(64, 64), (32, 48)]:
         image, mask = torch.rand(1, 3, height, width) * 2 - 1, blob_mask(height, width)
         latent = torch.randn(1, 4, height // 8, width // 8)
         expected = peer.decode(latent, image=image, mask=mask).sample

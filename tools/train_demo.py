@@ -41,10 +41,16 @@ def build(args: argparse.Namespace) -> AsymmetricAutoencoder:
     else:
         vae = AsymmetricAutoencoder(dataclasses.replace(CONFIG, condition=ConditionConfig()))
         start_with_copying(vae)
+        decoder = vae.decoder
+        assert decoder.condition_encoder is not None
+        # The copy of the kept pixels stays as it was written; training is spent on the generated ones.
+        copying = [decoder.norm_out, decoder.conv_out, decoder.condition_encoder.layers[0]]
+        for module in copying:
+            module.requires_grad_(False)
         base = torch.load(args.base, weights_only=True)["average"]
-        missing = vae.load_state_dict(base, strict=False).missing_keys
-        assert all(key.startswith("decoder.condition_encoder.") for key in missing)
-    if args.resume and Path(args.out).exists():
+        learned = {k: v for k, v in base.items() if not k.startswith(("decoder.norm_out.", "decoder.conv_out."))}
+        vae.load_state_dict(learned, strict=False)
+    if args.resume and args.out.exists():
         vae.load_state_dict(torch.load(args.out, weights_only=True)["weights"])
     return vae.to(memory_format=torch.channels_last)
 
@@ -70,7 +76,8 @@ def main() -> None:
     average = copy.deepcopy(vae)
     if args.resume and args.out.exists():
         average.load_state_dict(torch.load(args.out, weights_only=True)["average"])
-    parameters = list(vae.parameters() if args.stage == "vae" else vae.decoder.parameters())
+    trained = vae if args.stage == "vae" else vae.decoder
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=args.lr, betas=(0.9, 0.99))
     crops = RandomCrops(sorted(args.data.glob("*.png"))[: args.photos], size=args.crop)
     rng = np.random.default_rng(args.seed + int(args.resume) * 1000)

@@ -1,0 +1,24 @@
+"""Checkpoints: recognised by their keys, sized from their shapes, read without running anything, written atomically.
+
+`unpickle` reads torch's pickles, `layouts` knows the families of files, `native` is the project's own format,
+`reading` and `writing` put them together.
+"""
+
+from .errors import CheckpointError
+from .layouts import Layout
+from .native import native_metadata, to_native
+from .reading import Checkpoint, build, load, read, with_encoder
+from .writing import save
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Layout",
+    "build",
+    "load",
+    "native_metadata",
+    "read",
+    "save",
+    "to_native",
+    "with_encoder",
+]

@@ -1,0 +1,85 @@
+"""The project's own format: one safetensors file, keys prefixed, with the config in a tensor.
+
+The prefix makes a stock loader refuse the file instead of reading it wrongly. The config is a tensor because hosts
+that rewrite a file keep its tensors and lose its metadata; the copy in the metadata is for people to read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+import torch
+from torch import Tensor, nn
+
+from ..config import AutoencoderConfig, preset_name
+from .errors import CheckpointError
+
+PREFIX = "asymvq."
+CONFIG_KEY = PREFIX + "config"
+FORMAT_VERSION = 1
+
+
+def to_native(vae: nn.Module | Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
+    """The tensors of a native file, for hosts that write files themselves.
+
+    Args:
+        vae: an `AsymmetricAutoencoder`, or its state dict.
+        config: its `.config`.
+
+    Returns:
+        The same tensors under prefixed names, and the config: uint8, (N,), UTF-8 JSON.
+    """
+    state = vae.state_dict() if isinstance(vae, nn.Module) else vae
+    text = json.dumps({"format": FORMAT_VERSION, "config": config.to_dict()})
+    tensors = {PREFIX + name: tensor for name, tensor in state.items()}
+    tensors[CONFIG_KEY] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return tensors
+
+
+def native_metadata(config: AutoencoderConfig, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Safetensors metadata for people and model managers; nothing is read back from it.
+
+    Args:
+        extra: added last, so that it can also replace: a training summary, `modelspec.title`, `modelspec.author`.
+    """
+    size = preset_name(config) or "custom"
+    return {
+        "format": "pt",
+        "asymvq.format": str(FORMAT_VERSION),
+        "asymvq.config": json.dumps(config.to_dict()),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "asymmetric-vqgan/vae",
+        "modelspec.implementation": "asymvq",
+        "modelspec.title": f"Asymmetric VQGAN {size}, {config.latent_channels} latent channels",
+        "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **(extra or {}),
+    }
+
+
+def from_native(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict[str, Tensor]]:
+    """The inverse of `to_native`.
+
+    Raises:
+        CheckpointError: no readable config, or one of a newer version.
+    """
+    state = dict(tensors)
+    encoded = state.pop(CONFIG_KEY, None)
+    if encoded is None:
+        raise CheckpointError(f"Expected the config as tensor {CONFIG_KEY!r}, but it is missing. Save the file again.")
+    try:
+        # Tools that convert every tensor to half precision leave 0…255 exact.
+        data = json.loads(bytes(encoded.to(torch.uint8).tolist()))
+        version = data["format"]
+        config = AutoencoderConfig.from_dict(data["config"]) if version == FORMAT_VERSION else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"Expected the config as JSON in tensor {CONFIG_KEY!r}, but it cannot be read: {error}. "
+            "Save the file again."
+        ) from error
+    if config is None:
+        raise CheckpointError(
+            f"Expected format version {FORMAT_VERSION}, but got {version}. Update this node pack to read the file."
+        )
+    return config, {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}

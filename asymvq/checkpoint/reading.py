@@ -1,0 +1,213 @@
+"""From a file or folder to a `Checkpoint`, and from that to a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..autoencoder import AsymmetricAutoencoder
+from ..config import AutoencoderConfig
+from ..layers import Ops
+from .errors import CheckpointError
+from .layouts import Layout, recognise
+from .unpickle import read_pickle
+
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+_FOLDER_FILES = tuple(DIFFUSERS_STEM + suffix for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"))
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's content, ready for a model."""
+
+    layout: Layout
+    config: AutoencoderConfig
+    state_dict: dict[str, Tensor]
+    """Under the model's names, on the CPU; tensors may be mapped from the file and are read when touched."""
+    metadata: dict[str, str]
+    """As in the safetensors header; empty for pickles."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that holds every tensor without loss: the file's own, unless it mixes several."""
+        return functools.reduce(torch.promote_types, (tensor.dtype for tensor in self.state_dict.values()))
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    ops: Ops | None = None,
+) -> AsymmetricAutoencoder:
+    """The model of a file or a diffusers folder, in eval mode, without gradients.
+
+    Args:
+        dtype: None: the file's own.
+        ops: see `AsymmetricAutoencoder`.
+
+    Raises:
+        CheckpointError: as `read`.
+    """
+    return build(read(path), dtype=dtype, device=device, ops=ops)
+
+
+def build(
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    ops: Ops | None = None,
+) -> AsymmetricAutoencoder:
+    """As `load`. Tensors that need no conversion are the checkpoint's own, not copies: build once before training."""
+    with torch.device("meta"):
+        vae = AsymmetricAutoencoder(checkpoint.config, ops=ops)
+    dtype = dtype or checkpoint.dtype
+    state = {name: tensor.to(device, dtype) for name, tensor in checkpoint.state_dict.items()}
+    vae.load_state_dict(state, strict=True, assign=True)
+    return vae.eval().requires_grad_(False)
+
+
+def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:
+    """`decoder`, which holds no encoder, with the encoder of `donor`, the VAE that it was made for.
+
+    quant_conv belongs to the encoder and comes from the donor. post_quant_conv belongs to the latent space: a decoder
+    that was saved without it takes the donor's, if the donor has one.
+
+    Raises:
+        ValueError: nothing to take, nothing to add, or the two do not share a latent space.
+    """
+    if decoder.config.encoder_channels is not None:
+        raise ValueError("Expected a decoder without an encoder, but it has one. Use it as it is.")
+    if donor.config.encoder_channels is None:
+        raise ValueError("Expected a VAE with an encoder to take it from, but it has none. Choose a complete VAE.")
+    for field in ("latent_channels", "factor", "image_channels", "norm_groups"):
+        expected, got = getattr(decoder.config, field), getattr(donor.config, field)
+        if expected != got:
+            raise ValueError(
+                f"Expected a VAE with {field} = {expected}, as the decoder's, but got {got}. Choose the VAE that the "
+                "decoder was made for (FLUX's for ASUKA, Stable Diffusion's for the paper's)."
+            )
+    roots = ["encoder.", "quant_conv."]
+    if not decoder.config.post_quant_conv:
+        roots.append("post_quant_conv.")
+    taken = {
+        name: tensor.to(decoder.dtype) for name, tensor in donor.state_dict.items() if name.startswith(tuple(roots))
+    }
+    kept = {name: tensor for name, tensor in decoder.state_dict.items() if not name.startswith("quant_conv.")}
+    config = dataclasses.replace(
+        decoder.config,
+        encoder_channels=donor.config.encoder_channels,
+        encoder_blocks=donor.config.encoder_blocks,
+        quant_conv=donor.config.quant_conv,
+        post_quant_conv=decoder.config.post_quant_conv or donor.config.post_quant_conv,
+    )
+    return dataclasses.replace(decoder, config=config, state_dict={**taken, **kept})
+
+
+def read(path: str | PathLike[str]) -> Checkpoint:
+    """Recognises a file by its content, or a diffusers folder. Pickles are read without running anything.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, unsafe, or no autoencoder; the message names it.
+    """
+    try:
+        file = _find(Path(path))
+        tensors, metadata = _read_tensors(file)
+        layout, config, state = recognise(tensors, norm_groups=_norm_groups_beside(file))
+        return Checkpoint(layout, config, _checked_values(state), metadata)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: Expected a readable file, but got: {error}. Check its permissions.") from error
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        for name in _FOLDER_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(
+            f"Expected a folder with one of {', '.join(_FOLDER_FILES)}, but got none of them. Choose the folder of the "
+            "VAE itself (often vae/), or a file."
+        )
+    if not path.is_file():
+        raise CheckpointError("Expected a file or a folder, but there is none. Check the path.")
+    return path
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise CheckpointError("Expected a checkpoint, but the file is empty. Download it again.")
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return read_pickle(path), {}
+    if b"\0" not in head:
+        raise CheckpointError(
+            f"Expected a checkpoint, but got text that starts with {head[:40].decode(errors='replace')!r}: a web page "
+            "or a Git LFS pointer, saved in place of the weights. Download the file itself."
+        )
+    raise CheckpointError("Expected a safetensors file or a torch checkpoint, but got neither. Download it again.")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"Expected a safetensors file, but it cannot be read: {error}. It is damaged or cut short; download it "
+            "again."
+        ) from error
+
+
+def _norm_groups_beside(path: Path) -> int | None:
+    """What the shapes do not say, from the config.json of a diffusers folder. Nothing else in it is trusted."""
+    file = path.with_name("config.json")
+    if not path.name.startswith(DIFFUSERS_STEM) or not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        groups, activation = config.get("norm_num_groups"), config.get("act_fn", "silu")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"Expected a JSON object in {file.name} beside it, but got: {error}. Download it again, or remove it."
+        ) from error
+    if activation not in ("silu", "swish"):
+        raise CheckpointError(f"Expected act_fn silu in {file.name}, but got {activation!r}: another architecture.")
+    if groups is not None and (type(groups) is not int or groups < 1):
+        raise CheckpointError(f"Expected norm_num_groups ≥ 1 in {file.name}, but got {groups!r}. Download it again.")
+    return groups
+
+
+def _checked_values(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    checked: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if tensor.dtype == torch.float64:
+            tensor = tensor.float()
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"Expected weights in float32, float16 or bfloat16, but {name} is {tensor.dtype}. Get an unquantised "
+                "file."
+            )
+        # The sum needs no temporary; it can only overflow where the exact test is needed anyway.
+        if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"Expected finite weights, but {name} holds NaN or infinity. The file is damaged, or its training "
+                "diverged; use another."
+            )
+        checked[name] = tensor
+    return checked

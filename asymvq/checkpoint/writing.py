@@ -1,0 +1,154 @@
+"""Saving: the project's own format, or diffusers'. A file is either complete or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..autoencoder import AsymmetricAutoencoder
+from ..config import AutoencoderConfig, MaskReduction
+from .layouts import to_diffusers
+from .native import native_metadata, to_native
+from .reading import DIFFUSERS_STEM
+
+_DIFFUSERS_CONDITION_LEVELS = 4
+
+
+def save(
+    vae: AsymmetricAutoencoder,
+    path: str | PathLike[str],
+    *,
+    layout: Literal["native", "diffusers"] = "native",
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a model; an existing file is replaced only by a complete one.
+
+    Args:
+        path: a `.safetensors` file; with layout "diffusers" also a folder, which gets the weights and a config.json
+            that `AsymmetricAutoencoderKL.from_pretrained` (`AutoencoderKL` for a stock VAE) reads. That config keeps
+            diffusers' default scaling factor: no weight tells it, and decoding does not use it.
+        dtype: None: each tensor's own.
+        metadata: added to the safetensors header, e.g. a training summary or `modelspec.title`.
+
+    Raises:
+        ValueError: another kind of path, an unknown layout, or an architecture that diffusers does not have.
+    """
+    path, config = Path(path), vae.config
+    if layout not in ("native", "diffusers"):
+        raise ValueError(f'Expected layout "native" or "diffusers", but got {layout!r}.')
+    is_file = path.suffix.lower() == ".safetensors"
+    if layout == "native" and not is_file:
+        raise ValueError(f"Expected a path that ends in .safetensors, but got {path}.")
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in vae.state_dict().items()}
+    if layout == "native":
+        _save_tensors(to_native(state, config), path, native_metadata(config, metadata))
+        return
+    diffusers = diffusers_config(config)
+    weights = path if is_file else path / f"{DIFFUSERS_STEM}.safetensors"
+    _save_tensors(to_diffusers(state, config), weights, {"format": "pt", **(metadata or {})})
+    if not is_file:
+        with _replacing(path / "config.json") as temporary:
+            temporary.write_text(json.dumps(diffusers, indent=2) + "\n", encoding="utf-8")
+
+
+def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
+    """The config.json of the diffusers model with the same function.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if config.encoder_channels is None:
+        raise _not_in_diffusers("has an encoder", "a decoder alone")
+    common = {
+        "act_fn": "silu",
+        "in_channels": config.image_channels,
+        "out_channels": config.image_channels,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_groups,
+        "down_block_types": ["DownEncoderBlock2D"] * len(config.encoder_channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(config.decoder_channels),
+    }
+    if config.condition is None:
+        if config.decoder_channels != config.encoder_channels or config.decoder_blocks != config.encoder_blocks + 1:
+            raise _not_in_diffusers(
+                "has a plain decoder of the encoder's channels and one block a level more",
+                f"channels {config.decoder_channels} after {config.encoder_channels}, blocks {config.decoder_blocks} "
+                f"after {config.encoder_blocks}",
+            )
+        return {
+            "_class_name": "AutoencoderKL",
+            **common,
+            "block_out_channels": list(config.decoder_channels),
+            "layers_per_block": config.encoder_blocks,
+            "use_quant_conv": config.quant_conv,
+            "use_post_quant_conv": config.post_quant_conv,
+        }
+    if config.condition.sees_mask or config.condition.mask_reduction is not MaskReduction.NEAREST:
+        raise _not_in_diffusers(
+            "has a condition that sees the masked picture alone, and nearest masks",
+            f"sees_mask={config.condition.sees_mask}, mask_reduction={config.condition.mask_reduction.value}",
+        )
+    if not (config.quant_conv and config.post_quant_conv):
+        raise _not_in_diffusers("has quant_conv and post_quant_conv", "an asymmetric VAE without them")
+    if config.condition_channels != _diffusers_condition_channels(config):
+        raise _not_in_diffusers(
+            f"has {_DIFFUSERS_CONDITION_LEVELS} levels with condition maps of {_diffusers_condition_channels(config)} "
+            "channels for these widths",
+            f"{config.condition_channels}",
+        )
+    if config.decoder_channels[0] == config.decoder_channels[1]:
+        # diffusers finds a map by its shape, so that of two alike the second hides the first
+        raise _not_in_diffusers("has other widths at the two finest levels", f"{config.decoder_channels[0]} at both")
+    return {
+        "_class_name": "AsymmetricAutoencoderKL",
+        **common,
+        "down_block_out_channels": list(config.encoder_channels),
+        "layers_per_down_block": config.encoder_blocks,
+        "up_block_out_channels": list(config.decoder_channels),
+        "layers_per_up_block": config.decoder_blocks - 1,
+    }
+
+
+def _diffusers_condition_channels(config: AutoencoderConfig) -> tuple[int, ...]:
+    """What diffusers makes of the finest and the coarsest width: doubled level by level, up to the coarsest."""
+    finest, coarsest = config.decoder_channels[0], config.decoder_channels[-1]
+    widths = (min(finest * 2**level, coarsest) for level in range(_DIFFUSERS_CONDITION_LEVELS))
+    return (*widths, coarsest)
+
+
+def _not_in_diffusers(expected: str, got: str) -> ValueError:
+    return ValueError(f'Expected a model as diffusers {expected}, but got {got}. Save with layout="native" instead.')
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    with _replacing(path) as temporary:
+        save_file(dict(tensors), temporary, metadata=metadata)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write to; on success it becomes `path` in one step, on failure it is gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.touch()
+        permissions = temporary.stat().st_mode
+        yield temporary
+        # safetensors writes files for the owner alone, wherever the umask says otherwise
+        temporary.chmod(permissions)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

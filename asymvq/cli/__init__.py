@@ -1,0 +1,106 @@
+"""`python -m asymvq`: the command line.
+
+Each subcommand is a module of this package with `run(args)`. It is imported when it is called, so that the parser does
+not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PROG = "python -m asymvq"
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Returns:
+        The exit status: 0, 2 after bad input (with one line on stderr), 130 after Ctrl-C.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        importlib.import_module(f".{args.command}", __package__).run(args)
+    except (ValueError, OSError) as error:
+        print(f"asymvq: error: {_one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("asymvq: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROG, description="Inpainting that keeps the pixels you did not mask: asymmetric VQGAN decoders."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = _add(commands, "demo", "edit a picture with the bundled VAE and compare the decoders")
+    demo.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder to write to (default: this one)")
+    demo.add_argument("--image", type=Path, metavar="PICTURE", help="source picture instead of the bundled one")
+    demo.add_argument("--example", type=Path, metavar="PICTURE", help="picture that is blended in under the mask")
+    demo.add_argument("--mask", type=Path, metavar="PICTURE", help="what is edited: white, or transparent")
+    demo.add_argument("--vae", type=Path, metavar="FILE", help="asymmetric VAE instead of the bundled one")
+    demo.add_argument(
+        "--seed", type=int, default=0, help="of the random mask that is drawn for an --image without a --mask"
+    )
+
+    info = _add(commands, "info", "say what a checkpoint is")
+    info.add_argument("file", type=Path, metavar="FILE")
+    info.add_argument("--json", action="store_true", help="for machines")
+
+    convert = _add(commands, "convert", "write a checkpoint in another layout or precision")
+    convert.add_argument("input", type=Path, metavar="IN")
+    convert.add_argument("output", type=Path, metavar="OUT")
+    convert.add_argument("--layout", choices=["native", "diffusers"], required=True)
+    _add_dtype(convert, "of the weights (default: as they are)")
+
+    encode = _add(commands, "encode", "picture to latent")
+    encode.add_argument("--vae", type=Path, required=True, metavar="FILE")
+    encode.add_argument("--image", type=Path, required=True, metavar="PICTURE")
+    encode.add_argument(
+        "--out", type=Path, required=True, metavar="LATENT", help=".latent (as ComfyUI saves) or .safetensors"
+    )
+    _add_device(encode)
+    _add_dtype(encode, "to encode in (default: the file's)")
+
+    decode = _add(commands, "decode", "latent to picture, keeping what the mask does not cover")
+    decode.add_argument("--vae", type=Path, required=True, metavar="FILE")
+    decode.add_argument("--latent", type=Path, required=True, metavar="LATENT", help=".latent or .safetensors")
+    decode.add_argument("--out", type=Path, required=True, metavar="PNG")
+    decode.add_argument("--image", type=Path, metavar="PICTURE", help="source picture, together with --mask")
+    decode.add_argument("--mask", type=Path, metavar="PICTURE", help="what was edited: white, or transparent")
+    decode.add_argument(
+        "--keep", choices=["exact", "network"], default="exact",
+        help="kept pixels: the source's own (default), or what the network makes of them",
+    )  # fmt: skip
+    decode.add_argument("--tile", type=int, metavar="N", help="side of a tile in pixels (default: no tiles)")
+    decode.add_argument("--overlap", type=int, metavar="N", help="of neighbouring tiles (default: a quarter tile)")
+    _add_device(decode)
+    _add_dtype(decode, "to decode in (default: the file's)")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
+
+
+def _add_dtype(parser: argparse.ArgumentParser, summary: str) -> None:
+    parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], help=f"precision {summary}")
+
+
+def _one_line(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,47 @@
+"""`decode`: latent to picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..checkpoint import load
+from ..decode import decode
+from .devices import parse_device, parse_dtype
+from .latents import read_latent
+from .pictures import prepare_output, read_mask, read_picture, write_picture
+
+
+def run(args: argparse.Namespace) -> None:
+    prepare_output(args.out, (".png",))
+    latent = read_latent(args.latent)
+    image = None if args.image is None else read_picture(args.image)
+    mask = None if args.mask is None else read_mask(args.mask)
+    vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device))
+    with tqdm(unit="tile", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            with torch.inference_mode():
+                pictures = decode(
+                    vae, latent, image=image, mask=mask,
+                    tile=args.tile, overlap=args.overlap, keep=args.keep, progress=progress,
+                )  # fmt: skip
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"Out of memory on {args.device}. Decode in (smaller) tiles: --tile 512.") from error
+    for path, picture in zip(_paths(args.out, len(pictures)), pictures, strict=True):
+        write_picture(path, picture)
+        print(f"{path}: {picture.shape[-1]}×{picture.shape[-2]}")
+
+
+def _paths(out: Path, count: int) -> list[Path]:
+    """`out` itself for one picture; for a batch out_00001.png, out_00002.png, …"""
+    if count == 1:
+        return [out]
+    return [out.with_stem(f"{out.stem}_{number:05}") for number in range(1, count + 1)]

@@ -1,0 +1,26 @@
+"""Devices and precisions by name."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def parse_dtype(name: str | None) -> torch.dtype | None:
+    return None if name is None else DTYPES[name]
+
+
+def parse_device(name: str) -> torch.device:
+    """
+    Raises:
+        ValueError: no such device on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    # AssertionError and NotImplementedError: torch builds without the backend
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "not available"
+        raise ValueError(f"Expected a device of this machine, but got {name!r}: {reason}") from error
+    return device

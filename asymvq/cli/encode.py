@@ -1,0 +1,23 @@
+"""`encode`: picture to latent."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from ..checkpoint import load
+from .devices import parse_device, parse_dtype
+from .latents import write_latent
+from .pictures import centre_crop, prepare_output, read_picture
+
+
+def run(args: argparse.Namespace) -> None:
+    prepare_output(args.out, (".latent", ".safetensors"))
+    image = read_picture(args.image)
+    vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device))
+    weight = vae.decoder.conv_in.weight
+    with torch.inference_mode():
+        latent = vae.encode(centre_crop(image, vae.config.factor).to(weight)).float()
+    write_latent(args.out, latent)
+    print(f"{args.out}: latent of shape {tuple(latent.shape)}")

@@ -1,0 +1,379 @@
+"""The command line on real files, with tiny random VAEs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.checkpoint import load, save
+from asymvq.cli import main
+from asymvq.cli.latents import read_latent, write_latent
+from asymvq.cli.panel import Decoded, draw_panel, find_detail
+from asymvq.cli.pictures import centre_crop, cover, read_mask, read_picture, to_pillow, write_picture
+from asymvq.config import AutoencoderConfig
+from asymvq.masks import random_thick_mask
+
+TINY = AutoencoderConfig(
+    decoder_channels=(4, 8, 16, 16), decoder_blocks=2, encoder_channels=(4, 8, 16, 16), encoder_blocks=1, norm_groups=2
+)
+
+
+@pytest.fixture(scope="module")
+def vae_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vae") / "tiny.safetensors"
+    save(AsymmetricAutoencoder(TINY), path, metadata={"asymvq.training": "none at all"})
+    return path
+
+
+@pytest.fixture
+def picture_file(tmp_path: Path) -> Path:
+    """101×75: no multiple of the factor."""
+    pixels = np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+@pytest.fixture
+def mask_file(tmp_path: Path) -> Path:
+    mask = random_thick_mask(75, 101, np.random.default_rng(1))[0].numpy()
+    Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+@pytest.fixture
+def latent_file(vae_file: Path, picture_file: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "picture.latent"
+    assert main(["encode", "--vae", str(vae_file), "--image", str(picture_file), "--out", str(path)]) == 0
+    return path
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """Runs a command that must fail as bad input does; returns its line on stderr."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("asymvq: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "asymvq", "--help"], capture_output=True, text=True, check=True)
+    for command in ("demo", "info", "convert", "encode", "decode"):
+        assert f"\n    {command} " in done.stdout
+
+
+def test_info(vae_file: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["info", str(vae_file)]) == 0
+    text = capsys.readouterr().out
+    for fact in ("native", "4, 8, 16, 16", "4 channels", "1/8", "nearest", "float32", "none at all"):
+        assert fact in text
+
+
+def test_info_as_json(vae_file: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["info", str(vae_file), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    vae = load(vae_file)
+    assert facts["parameters"]["total"] == sum(p.numel() for p in vae.parameters())
+    assert facts["parameters"]["total"] == facts["parameters"]["encoder"] + facts["parameters"]["decoder"]
+    assert AutoencoderConfig.from_dict(facts["config"]) == TINY
+    assert (facts["layout"], facts["preset"], facts["dtype"], facts["factor"]) == ("native", None, "float32", 8)
+    assert facts["metadata"]["asymvq.training"] == "none at all"
+
+
+def test_convert_keeps_weights_and_metadata(vae_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "new folder" / "half.safetensors"
+    assert main(["convert", str(vae_file), str(out), "--layout", "native", "--dtype", "bf16"]) == 0
+    before, after = load(vae_file).state_dict(), load(out).state_dict()
+    assert all(torch.equal(before[key].bfloat16(), after[key]) for key in before | after)
+    capsys.readouterr()
+    main(["info", str(out), "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["dtype"], facts["metadata"]["asymvq.training"]) == ("bfloat16", "none at all")
+
+
+def test_convert_to_diffusers_and_back(tmp_path: Path):
+    torch.manual_seed(0)
+    # 32 groups: what diffusers makes of widths is what its models have
+    config = AutoencoderConfig(
+        decoder_channels=(32, 64, 128, 128), decoder_blocks=2, encoder_channels=(32, 32, 32, 32), encoder_blocks=1
+    )
+    vae = AsymmetricAutoencoder(config)
+    save(vae, tmp_path / "native.safetensors")
+    folder, back = tmp_path / "diffusers", tmp_path / "back.safetensors"
+    assert main(["convert", str(tmp_path / "native.safetensors"), str(folder), "--layout", "diffusers"]) == 0
+    assert (folder / "config.json").is_file()
+    assert main(["convert", str(folder), str(back), "--layout", "native"]) == 0
+    loaded = load(back)
+    assert loaded.config == config
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in vae.state_dict().items())
+
+
+def test_encode_writes_what_comfyui_reads(latent_file: Path, vae_file: Path, picture_file: Path):
+    tensors = load_file(latent_file)
+    assert set(tensors) == {"latent_tensor", "latent_format_version_0"}
+    assert tensors["latent_format_version_0"].numel() == 0
+    image = read_picture(picture_file)[..., 1:73, 2:98]  # 75×101 cropped centrally, as the host crops
+    with torch.no_grad():
+        assert torch.equal(tensors["latent_tensor"], load(vae_file).encode(image))
+
+
+@pytest.mark.parametrize("name", ["x.latent", "x.safetensors", "X.LATENT"])
+def test_latent_round_trip(name: str, tmp_path: Path):
+    latent = torch.randn(2, 4, 5, 7)
+    write_latent(tmp_path / name, latent)
+    assert torch.equal(read_latent(tmp_path / name), latent)
+
+
+@pytest.mark.parametrize("key", ["latent", "latent_tensor", "samples", "anything"])
+def test_latent_keys(key: str, tmp_path: Path):
+    latent = torch.randn(1, 4, 5, 7)
+    version = {"latent_format_version_0": torch.tensor([])}
+    save_file({key: latent.half(), **version}, tmp_path / "x.safetensors")
+    read = read_latent(tmp_path / "x.safetensors")
+    assert read.dtype == torch.float32
+    assert torch.equal(read, latent.half().float())
+
+
+def test_old_latent_files_are_unscaled(tmp_path: Path):
+    latent = torch.randn(1, 4, 5, 7)
+    save_file({"latent_tensor": latent * 0.18215}, tmp_path / "old.latent")
+    torch.testing.assert_close(read_latent(tmp_path / "old.latent"), latent)
+
+
+@pytest.mark.parametrize("tile", [[], ["--tile", "64", "--overlap", "16"]])
+def test_decode_keeps_the_source_exactly(
+    tile: list[str], vae_file: Path, latent_file: Path, picture_file: Path, mask_file: Path, tmp_path: Path
+):
+    out = tmp_path / "out" / "decoded.png"
+    files = ["--vae", vae_file, "--latent", latent_file, "--image", picture_file, "--mask", mask_file, "--out", out]
+    assert main(["decode", *map(str, files), *tile]) == 0
+    source, decoded = (np.asarray(Image.open(path)) for path in (picture_file, out))
+    kept = np.asarray(Image.open(mask_file)) == 0
+    assert decoded.shape == (75, 101, 3)
+    assert np.array_equal(decoded[kept], source[kept])
+    assert not np.array_equal(decoded[~kept], source[~kept])
+
+
+def test_decode_by_the_network(
+    vae_file: Path, latent_file: Path, picture_file: Path, mask_file: Path, tmp_path: Path
+):  # fmt: skip
+    out = tmp_path / "network.png"
+    files = ["--vae", vae_file, "--latent", latent_file, "--image", picture_file, "--mask", mask_file, "--out", out]
+    assert main(["decode", *map(str, files), "--keep", "network", "--dtype", "bf16"]) == 0
+    source, decoded = (np.asarray(Image.open(path)) for path in (picture_file, out))
+    assert decoded.shape == source.shape
+    assert not np.array_equal(decoded[1:73, 2:98], source[1:73, 2:98])
+
+
+def test_decode_of_a_batch_without_condition(vae_file: Path, tmp_path: Path):
+    write_latent(tmp_path / "two.latent", torch.randn(2, 4, 5, 7))
+    out = tmp_path / "plain.png"
+    assert main(["decode", "--vae", str(vae_file), "--latent", str(tmp_path / "two.latent"), "--out", str(out)]) == 0
+    assert [Image.open(tmp_path / f"plain_0000{n}.png").size for n in (1, 2)] == [(56, 40)] * 2
+    assert not out.exists()
+
+
+def test_bad_files_give_one_line(
+    vae_file: Path, picture_file: Path, latent_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = tmp_path / "text.png"
+    text.write_text("no picture\n")
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(picture_file.read_bytes()[:1000])
+    missing = tmp_path / "missing"
+    encode = ["encode", "--vae", vae_file, "--out", tmp_path / "x.latent", "--image"]
+    decode = ["decode", "--vae", vae_file, "--out", tmp_path / "x.png", "--latent"]
+    save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "two.safetensors")
+    for path, argv in [
+        (missing, ["info"]),
+        (text, ["info"]),
+        (picture_file, ["info"]),
+        (latent_file, ["info"]),
+        (missing, encode),
+        (text, encode),
+        (truncated, encode),
+        (tmp_path, encode),
+        (missing, decode),
+        (text, decode),
+        (picture_file, decode),
+        (tmp_path / "two.safetensors", decode),
+    ]:
+        assert str(path) in fails(capsys, *argv, path), argv
+
+
+def test_what_does_not_fit_gives_one_line(
+    vae_file: Path, picture_file: Path, mask_file: Path, latent_file: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    decode = ["decode", "--vae", vae_file, "--out", tmp_path / "x.png", "--latent", latent_file]
+    Image.new("L", (64, 64), 255).save(tmp_path / "small.png")
+    assert "64×64" in fails(capsys, *decode, "--image", picture_file, "--mask", tmp_path / "small.png")
+    assert "mask" in fails(capsys, *decode, "--image", picture_file)
+    write_latent(tmp_path / "sixteen.latent", torch.zeros(1, 16, 9, 12))
+    assert "16" in fails(capsys, *decode[:-1], tmp_path / "sixteen.latent")
+    write_latent(tmp_path / "flat.latent", torch.zeros(4))
+    fails(capsys, *decode[:-1], tmp_path / "flat.latent")
+    fails(capsys, *decode, "--tile", "3")
+    fails(capsys, *decode, "--tile", "64", "--overlap", "64")
+    assert "nowhere" in fails(capsys, *decode, "--device", "nowhere")
+    assert ".png" in fails(capsys, "decode", "--vae", vae_file, "--latent", latent_file, "--out", tmp_path / "x.jpg")
+    assert ".latent" in fails(capsys, "encode", "--vae", vae_file, "--image", picture_file, "--out", tmp_path / "x.pt")
+    assert "8×8" in fails(
+        capsys, "encode", "--vae", vae_file, "--image", _tiny_picture(tmp_path), "--out", tmp_path / "x.latent"
+    )
+    assert ".safetensors" in fails(capsys, "convert", vae_file, tmp_path / "x", "--layout", "native")
+    assert not (tmp_path / "x.png").exists()
+
+
+def _tiny_picture(folder: Path) -> Path:
+    Image.new("RGB", (5, 20)).save(folder / "tiny.png")
+    return folder / "tiny.png"
+
+
+def test_a_wrong_option_exits_with_2(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        main(["decode", "--keep", "everything"])
+    assert stopped.value.code == 2
+    assert "asymvq" in capsys.readouterr().err
+
+
+def test_ctrl_c(vae_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asymvq.cli.info.read", interrupt)
+    assert main(["info", str(vae_file)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_all_8_bit_values_survive(tmp_path: Path):
+    ramp = np.stack([np.arange(256, dtype=np.uint8).reshape(16, 16)] * 3, axis=-1)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    image = read_picture(tmp_path / "ramp.png")
+    assert (image.min(), image.max()) == (-1, 1)
+    write_picture(tmp_path / "again.png", image[0])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), ramp)
+
+
+def test_pictures_of_all_kinds(tmp_path: Path):
+    path = tmp_path / "picture.png"
+    Image.new("L", (4, 3), 255).save(path)
+    assert torch.equal(read_picture(path), torch.ones(1, 3, 3, 4))
+    Image.new("RGBA", (4, 3), (255, 0, 0, 0)).save(path)
+    assert read_picture(path)[0, :, 0, 0].tolist() == [1, -1, -1]
+    Image.fromarray(np.full((3, 4), 65535 // 3, dtype=np.uint16)).save(path)
+    torch.testing.assert_close(read_picture(path), torch.full((1, 3, 3, 4), -1 / 3), atol=1e-4, rtol=0)
+    Image.new("P", (4, 3)).save(path)
+    assert read_picture(path).shape == (1, 3, 3, 4)
+
+
+def test_exif_orientation(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side
+    picture = Image.new("RGB", (20, 10))
+    picture.putpixel((0, 0), (255, 255, 255))
+    picture.save(tmp_path / "turned.png", exif=exif)
+    image = read_picture(tmp_path / "turned.png")
+    assert image.shape == (1, 3, 20, 10)
+    assert image[0, :, 0, 9].tolist() == [1, 1, 1]
+
+
+def test_masks_of_all_kinds(tmp_path: Path):
+    expected = torch.zeros(1, 1, 3, 4)
+    expected[..., 2:] = 1
+    white = Image.fromarray((expected[0, 0].numpy() * 255).astype(np.uint8))
+    transparent = Image.new("RGBA", (4, 3), (255, 255, 255, 255))
+    transparent.putalpha(white.point([255 - v for v in range(256)]))
+    deep = Image.fromarray(expected[0, 0].numpy().astype(np.uint16) * 65535)
+    opaque = white.convert("RGBA")
+    for picture in (
+        white,
+        white.convert("1"),
+        white.convert("RGB"),
+        transparent,
+        transparent.convert("LA"),
+        deep,
+        opaque,
+    ):
+        picture.save(tmp_path / "mask.png")
+        assert torch.equal(read_mask(tmp_path / "mask.png"), expected), picture.mode
+
+
+def test_centre_crop_and_cover():
+    image = torch.arange(75 * 101.0).reshape(1, 1, 75, 101).expand(1, 3, -1, -1)
+    assert torch.equal(centre_crop(image, 8), image[..., 1:73, 2:98])
+    assert torch.equal(cover(image, (75, 75)), image[..., 13:88])
+    assert cover(image, (30, 64)).shape == (1, 3, 30, 64)
+
+
+@pytest.mark.parametrize("size", [(40, 64), (64, 40), (16, 200), (8, 8)])
+def test_panel_of_any_size(size: tuple[int, int]):
+    source = torch.rand(3, *size) * 2 - 1
+    mask = random_thick_mask(*size, np.random.default_rng(0))
+    panel = draw_panel(source, mask, [Decoded("A", source, "a", "x"), Decoded("B", -source, "b", "y")])
+    assert panel.mode == "RGB"
+    assert panel.width > 3 * 400
+
+
+def test_detail_is_where_kept_texture_was_lost():
+    source = torch.zeros(3, 80, 120)
+    decoded = source.clone()
+    checkers = (torch.arange(10)[:, None] + torch.arange(20)) % 2
+    decoded[:, 50:60, 60:80] += checkers  # kept
+    decoded[:, 10:20, 20:40] += 3 * checkers  # edited
+    decoded[:, :, 100:] += 1  # a colour shift, no texture
+    mask = torch.zeros(1, 80, 120)
+    mask[:, :30, :50] = 1
+    left, top, right, bottom = find_detail(source, mask, decoded)
+    assert left <= 60 < 80 <= right
+    assert top <= 50 < 60 <= bottom
+
+
+def test_demo_with_the_bundled_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    printed = capsys.readouterr().out
+    assert "demo.png" in printed
+    assert "demo.json" in printed
+    report = json.loads(Path("demo.json").read_text())
+    errors = {decoded["name"]: decoded["kept_error"] for decoded in report["decodes"]}
+    assert errors["conditional, exact"] == 0
+    assert errors["conditional, network"] < errors["plain"]
+    assert Image.open("demo.png").width > 1000
+
+
+def test_demo_with_own_files(vae_file: Path, picture_file: Path, mask_file: Path, tmp_path: Path):
+    own = ["demo", "--vae", str(vae_file), "--image", str(picture_file)]
+    out = tmp_path / "a" / "b"
+    assert main([*own, "--mask", str(mask_file), "--example", str(picture_file), "--out", str(out)]) == 0
+    report = json.loads((out / "demo.json").read_text())
+    assert (report["width"], report["height"], report["latent_shape"]) == (96, 72, [1, 4, 9, 12])
+    shares = []
+    for seed in ("1", "1", "2"):  # a random mask
+        assert main([*own, "--seed", seed, "--out", str(out)]) == 0
+        shares.append(json.loads((out / "demo.json").read_text())["edited_share"])
+    assert shares[0] == shares[1] != shares[2]
+
+
+def test_demo_refuses_a_mask_of_another_size(
+    vae_file: Path, mask_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert "101×75" in fails(capsys, "demo", "--vae", vae_file, "--mask", mask_file, "--out", tmp_path)
+    assert not (tmp_path / "demo.png").exists()
+
+
+def test_to_pillow_clips():
+    assert to_pillow(torch.tensor([-3.0, 0.0, 3.0])[:, None, None]).getpixel((0, 0)) == (0, 128, 255)

@@ -1,0 +1,367 @@
+"""Writes the graphs in `workflows/`: what is in them is data below, where everything stands is worked out here.
+
+    python tools/build_workflows.py
+
+A graph is groups from left to right, a group is stacks of nodes from top to bottom. A wire is named by where it comes
+from: "loader" is that node's first output, "pictures.mask" one by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
+OURS, STOCK = {"cnr_id": "asymvq", "ver": "0.1.0"}, {"cnr_id": "comfy-core", "ver": "0.33.0"}
+TITLE, GAP, PADDING, GROUP_TITLE = 30, 25, 20, 50
+
+BLUE, GREEN, ORANGE, VIOLET = "#3f789e", "#3f8f5f", "#b06634", "#8a5a9e"
+NOTE_COLOR, OURS_COLOR = ("#432", "#653"), ("#233", "#355")
+
+# what a node takes by wire and what it gives, in the order of its schema: "name TYPE"
+SOCKETS: dict[str, tuple[list[str], list[str]]] = {
+    "AsymVQDemoPictures": ([], ["picture IMAGE", "mask MASK", "example IMAGE"]),
+    "AsymVQLoader": ([], ["VAE VAE"]),
+    "AsymVQDecode": (["samples LATENT", "vae VAE", "image IMAGE", "mask MASK"], ["IMAGE IMAGE"]),
+    "CheckpointLoaderSimple": ([], ["MODEL MODEL", "CLIP CLIP", "VAE VAE"]),
+    "CLIPTextEncode": (["clip CLIP"], ["CONDITIONING CONDITIONING"]),
+    "ConditioningZeroOut": (["conditioning CONDITIONING"], ["CONDITIONING CONDITIONING"]),
+    "DualCLIPLoader": ([], ["CLIP CLIP"]),
+    "EmptyLatentImage": ([], ["LATENT LATENT"]),
+    "FluxGuidance": (["conditioning CONDITIONING"], ["CONDITIONING CONDITIONING"]),
+    "GrowMask": (["mask MASK"], ["MASK MASK"]),
+    "ImageCompare": (["image_a IMAGE", "image_b IMAGE"], []),
+    "InpaintModelConditioning": (
+        ["positive CONDITIONING", "negative CONDITIONING", "vae VAE", "pixels IMAGE", "mask MASK"],
+        ["positive CONDITIONING", "negative CONDITIONING", "latent LATENT"]),
+    "KSampler": (
+        ["model MODEL", "positive CONDITIONING", "negative CONDITIONING", "latent_image LATENT"], ["LATENT LATENT"]),
+    "LatentCompositeMasked": (["destination LATENT", "source LATENT", "mask MASK"], ["LATENT LATENT"]),
+    "LoadImage": ([], ["IMAGE IMAGE", "MASK MASK"]),
+    "MarkdownNote": ([], []),
+    "PreviewImage": (["images IMAGE"], []),
+    "SaveImage": (["images IMAGE"], []),
+    "UNETLoader": ([], ["MODEL MODEL"]),
+    "VAEDecode": (["samples LATENT", "vae VAE"], ["IMAGE IMAGE"]),
+    "VAEEncode": (["pixels IMAGE", "vae VAE"], ["LATENT LATENT"]),
+    "VAELoader": ([], ["VAE VAE"]),
+}  # fmt: skip
+
+HUGGING_FACE = "https://huggingface.co/"
+FILES = {  # name: (folder, address)
+    "diffusion_pytorch_model.safetensors": (
+        "vae", "cross-attention/asymmetric-autoencoder-kl-x-1-5/resolve/main/diffusion_pytorch_model.safetensors"),
+    "sd-v1-5-inpainting.safetensors": (
+        "checkpoints", "webui/stable-diffusion-inpainting/resolve/main/sd-v1-5-inpainting.safetensors"),
+    "v1-5-pruned-emaonly-fp16.safetensors": (
+        "checkpoints",
+        "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors"),
+    "asuka_decoder.ckpt": ("vae", "yikaiwang/ASUKA-FLUX.1-Fill/resolve/main/asuka_decoder.ckpt"),
+    "ae.safetensors": (
+        "vae", "Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors"),
+    "flux1-fill-dev.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/flux1-dev/resolve/main/split_files/diffusion_models/flux1-fill-dev.safetensors"),
+    "clip_l.safetensors": (
+        "text_encoders", "comfyanonymous/flux_text_encoders/resolve/main/clip_l.safetensors"),
+    "t5xxl_fp8_e4m3fn_scaled.safetensors": (
+        "text_encoders", "comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp8_e4m3fn_scaled.safetensors"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    type: str
+    height: int
+    values: tuple[Any, ...] = ()
+    wires: dict[str, str] = field(default_factory=dict)
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    title: str
+    color: str
+    stacks: list[tuple[int, list[Node]]]  # width, nodes from top to bottom
+
+
+def note(text: str, title: str = "Note") -> Node:
+    return Node("", "MarkdownNote", 0, (text,), title=title)
+
+
+def text_height(text: str, width: int) -> int:
+    """What a note needs, generously: a line is 16 high and holds a character every 6.2."""
+    lines = text.replace("## ", "").split("\n")
+    return 50 + sum(16 * math.ceil(len(line) * 6.2 / (width - 30)) if line else 12 for line in lines)
+
+
+def ask(name: str, text: str, clip: str, title: str) -> Node:
+    return Node(name, "CLIPTextEncode", 150, (text,), {"clip": clip}, title)
+
+
+def picture(size: str) -> Group:
+    return Group("2 · Picture and mask", VIOLET, [(360, [
+        note("Load a picture, right-click it, **Open in MaskEditor**, paint what is to change, save.\n\n"
+             f"{size} Without a painted mask the decode at the end stops with a message."),
+        Node("picture", "LoadImage", 420, ("example.png", "image"), title="Load your picture, paint the mask"),
+    ])])  # fmt: skip
+
+
+def paint(title: str, values: tuple[Any, ...], wires: dict[str, str]) -> Group:
+    return Group(title, VIOLET, [(340, [
+        note("Each run takes another seed, so another picture. Set it to *fixed* to keep one that you like."),
+        Node("sampler", "KSampler", 270, values, wires),
+    ])])  # fmt: skip
+
+
+def conditioned_by(positive: str, negative: str) -> Node:
+    wires = {"positive": positive, "negative": negative, "vae": "vae", "pixels": "picture", "mask": "picture.MASK"}
+    return Node("conditioning", "InpaintModelConditioning", 150, (True,), wires)
+
+
+def keep(samples: str, source: str, mask: str) -> Node:
+    values, wires = ("exact", 0, "auto", 512, 64), {"samples": samples, "vae": "vae", "image": source, "mask": mask}
+    return Node("ours", "AsymVQDecode", 240, values, wires)
+
+
+def plain(samples: str, vae: str, title: str) -> Node:
+    return Node("plain", "VAEDecode", 60, wires={"samples": samples, "vae": vae}, title=title)
+
+
+def decode(plain_vae: str, plain_title: str) -> Group:
+    return Group("5 · Decode", GREEN, [(340, [
+        note("Both get the same latent. **Asymmetric VQGAN Decode** also sees your picture and your mask: what you did "
+             "not paint over comes back as it was."),
+        plain("sampler", plain_vae, plain_title),
+        keep("sampler", "picture", "picture.MASK"),
+    ])])  # fmt: skip
+
+
+SLIDER = "The slider needs ComfyUI's *Nodes 2.0* (in the menu); without it, compare the two pictures on the left."
+
+
+def compare(title: str, before: str, ours: str, prefix: str, look: str, *, source: str | None = None) -> Group:
+    """The two pictures beside a slider over them, and with a source a second slider."""
+    sliders = [
+        Node("", "ImageCompare", 380, (), {"image_a": "plain", "image_b": "ours"}, f"Left: {before}, right: {ours}")
+    ]
+    if source is not None:
+        wires = {"image_a": source, "image_b": "ours"}
+        sliders.append(Node("", "ImageCompare", 380, (), wires, f"Left: your picture, right: {ours}"))
+    return Group(title, ORANGE, [
+        (400, [
+            Node("", "PreviewImage", 350, (), {"images": "plain"}, before[0].upper() + before[1:]),
+            Node("", "SaveImage", 380, (f"asymvq/{prefix}",), {"images": "ours"}, ours[0].upper() + ours[1:]),
+        ]),
+        (500, [*sliders, note(f"{look}\n\n{SLIDER}")]),
+    ])  # fmt: skip
+
+
+OFFER = "ComfyUI offers those that are missing for download."
+VAE_1_5X = (
+    "**diffusion_pytorch_model.safetensors**, the asymmetric VAE 1.5x → *models/vae*. Many files have this name: if "
+    "you give it a better one, choose that in *Load Asymmetric VQGAN*."
+)
+BORDER = "Look at what you did not paint over, and at the mask's border."
+SAMPLER_15 = (1, "randomize", 25, 7.0, "dpmpp_2m", "karras", 1.0)
+INPAINT_WIRES = {
+    "positive": "conditioning.positive", "negative": "conditioning.negative", "latent_image": "conditioning.latent",
+}  # fmt: skip
+
+GRAPHS: dict[str, list[Group]] = {
+    "quickstart": [
+        Group("1 · Pictures and VAE", BLUE, [(360, [
+            note("## Press Run\nNothing to download. **Demo Pictures** gives a portrait, a mask of its background, and "
+                 "a seascape. The small demo VAE shows the idea; the published VAEs of the other workflows draw "
+                 "better.\n\nYour own picture: put *Load Image* nodes in the place of the demo pictures.", "Start here"),
+            Node("pictures", "AsymVQDemoPictures", 90),
+            Node("vae", "AsymVQLoader", 130, ("demo (bundled)", "none", "auto")),
+        ])]),
+        Group("2 · An edit of the latent", VIOLET, [(340, [
+            note("This stands in for a diffusion model: inside the mask, the seascape takes the place of the "
+                 "background.\n\nA latent's cell is 8 × 8 pixels. The mask is grown by 8 pixels **for the edit only**, "
+                 "so that every cell it touches is edited whole."),
+            Node("source", "VAEEncode", 60, (), {"pixels": "pictures.picture", "vae": "vae"}, "Encode the portrait"),
+            Node("example", "VAEEncode", 60, (), {"pixels": "pictures.example", "vae": "vae"}, "Encode the seascape"),
+            Node("grown", "GrowMask", 90, (8, True), {"mask": "pictures.mask"}, "Grow the mask for the edit"),
+            Node("edited", "LatentCompositeMasked", 170, (0, 0, False),
+                 {"destination": "source", "source": "example", "mask": "grown"}, "Edit inside the mask"),
+        ])]),
+        Group("3 · Decode", GREEN, [(340, [
+            note("**Plain decode** redraws every pixel, also the face that nobody wanted changed.\n\n**Asymmetric VQGAN "
+                 "Decode** also sees the portrait and the mask. What the mask keeps comes back exactly; the new "
+                 "background is drawn to fit it. Give it the mask as you painted it, not the grown one."),
+            plain("edited", "vae", "Plain decode"),
+            keep("edited", "pictures.picture", "pictures.mask"),
+        ])]),
+        compare("4 · Compare and save", "plain decode", "with picture and mask", "quickstart",
+                "Look at the eyes, the face paint and the pullover."),
+    ],
+    "inpainting": [
+        Group("1 · Models", BLUE, [(400, [
+            note("## Files\n**sd-v1-5-inpainting.safetensors** → *models/checkpoints*\n\n" + VAE_1_5X + "\n\n" + OFFER,
+                 "Start here"),
+            Node("checkpoint", "CheckpointLoaderSimple", 110, ("sd-v1-5-inpainting.safetensors",)),
+            Node("vae", "AsymVQLoader", 130, ("diffusion_pytorch_model.safetensors", "none", "auto")),
+        ])]),
+        picture("Stable Diffusion 1.5 likes sides of 512 to 768 pixels."),
+        Group("3 · Say what you want", VIOLET, [(380, [
+            note("Describe what is to be seen **in the mask**, and below it what is not."),
+            ask("positive", "a bouquet of wild flowers, soft daylight, photo", "checkpoint.CLIP", "What you want"),
+            ask("negative", "blurry, text, watermark", "checkpoint.CLIP", "What you don't want"),
+            conditioned_by("positive", "negative"),
+        ])]),
+        paint("4 · Paint", SAMPLER_15, {"model": "checkpoint", **INPAINT_WIRES}),
+        decode("checkpoint.VAE", "Plain decode: the checkpoint's own VAE"),
+        compare("6 · Compare and save", "plain decode", "with picture and mask", "inpainting", BORDER, source="picture"),
+    ],
+    "inpainting_flux_fill": [
+        Group("1 · Models", BLUE, [(400, [
+            note("## Files\n**flux1-fill-dev.safetensors** → *models/diffusion_models*\n\n**clip_l.safetensors**, "
+                 "**t5xxl_fp8_e4m3fn_scaled.safetensors** → *models/text_encoders*\n\n**ae.safetensors**, "
+                 f"**asuka_decoder.ckpt** → *models/vae*\n\n{OFFER} ASUKA's decoder for FLUX sees your picture; what "
+                 "encodes the picture comes from FLUX's own VAE, named in *base_vae*.", "Start here"),
+            Node("model", "UNETLoader", 90, ("flux1-fill-dev.safetensors", "default")),
+            Node("clip", "DualCLIPLoader", 140,
+                 ("clip_l.safetensors", "t5xxl_fp8_e4m3fn_scaled.safetensors", "flux", "default")),
+            Node("flux_vae", "VAELoader", 60, ("ae.safetensors",), title="FLUX's own VAE, to compare with"),
+            Node("vae", "AsymVQLoader", 130, ("asuka_decoder.ckpt", "ae.safetensors", "auto")),
+        ])]),
+        picture("FLUX likes about one million pixels, such as 1024 × 1024."),
+        Group("3 · Say what you want", VIOLET, [(380, [
+            note("Describe what is to be seen **in the mask**, in a sentence. FLUX takes no list of what you don't "
+                 "want. A guidance of 30 is what FLUX Fill was made for."),
+            ask("positive", "a bouquet of wild flowers on the table, soft daylight", "clip", "What you want"),
+            Node("guided", "FluxGuidance", 60, (30.0,), {"conditioning": "positive"}),
+            Node("nothing", "ConditioningZeroOut", 40, (), {"conditioning": "positive"}),
+            conditioned_by("guided", "nothing"),
+        ])]),
+        paint("4 · Paint", (1, "randomize", 20, 1.0, "euler", "normal", 1.0), {"model": "model", **INPAINT_WIRES}),
+        decode("flux_vae", "Plain decode: FLUX's own VAE"),
+        compare("6 · Compare and save", "plain decode", "with picture and mask", "flux_fill", BORDER, source="picture"),
+    ],
+    "text_to_image": [
+        Group("1 · Models", BLUE, [(400, [
+            note("## Files\n**v1-5-pruned-emaonly-fp16.safetensors** → *models/checkpoints*\n\n" + VAE_1_5X + "\n\n"
+                 + OFFER, "Start here"),
+            Node("checkpoint", "CheckpointLoaderSimple", 110, ("v1-5-pruned-emaonly-fp16.safetensors",)),
+            Node("vae", "AsymVQLoader", 130, ("diffusion_pytorch_model.safetensors", "none", "auto")),
+        ])]),
+        Group("2 · Say what you want", VIOLET, [(380, [
+            note("Describe the picture, and below it what is not to be seen."),
+            ask("positive", "portrait of a woman in a flower garden, freckles, detailed eyes, natural light, photo",
+                "checkpoint.CLIP", "What you want"),
+            ask("negative", "blurry, text, watermark", "checkpoint.CLIP", "What you don't want"),
+            Node("empty", "EmptyLatentImage", 120, (512, 512, 1), title="Size of the picture"),
+        ])]),
+        paint("3 · Paint", SAMPLER_15,
+              {"model": "checkpoint", "positive": "positive", "negative": "negative", "latent_image": "empty"}),
+        Group("4 · Decode", GREEN, [(340, [
+            note("Here is no picture to keep. Every decode node takes the asymmetric VAE too: its larger decoder draws "
+                 "small things, such as eyes and letters, with more care."),
+            plain("sampler", "checkpoint.VAE", "Plain decode: the checkpoint's own VAE"),
+            Node("ours", "VAEDecode", 60, (), {"samples": "sampler", "vae": "vae"}, "Decode with the asymmetric VAE"),
+        ])]),
+        compare("5 · Compare and save", "checkpoint's VAE", "asymmetric VAE", "text_to_image",
+                "Look at the smallest things: eyes, lashes, flowers."),
+    ],
+}  # fmt: skip
+
+Placed = tuple[Node, list[int], list[int]]  # with position and size
+
+
+def place(groups: list[Group]) -> tuple[list[Placed], list[dict[str, Any]]]:
+    """Every node in its place, and the groups around them. What stands below a group's first note is aligned."""
+    opening = max(
+        text_height(nodes[0].values[0], width)
+        for group in groups
+        for width, nodes in group.stacks[:1]
+        if nodes[0].type == "MarkdownNote"
+    )
+    placed: list[Placed] = []
+    boxes = []
+    left = 0
+    for number, group in enumerate(groups, 1):
+        x, bottom = left + PADDING, 0
+        for width, nodes in group.stacks:
+            y = GROUP_TITLE + TITLE
+            for node in nodes:
+                height = node.height or (opening if node is nodes[0] else text_height(node.values[0], width))
+                placed.append((node, [x, y], [width, height]))
+                y += height + GAP + TITLE
+            bottom = max(bottom, y - GAP - TITLE + PADDING)
+            x += width + PADDING
+        box = {"id": number, "title": group.title, "bounding": [left, 0, x - left, bottom], "color": group.color}
+        boxes.append({**box, "font_size": 24})
+        left = x + GAP
+    return placed, boxes
+
+
+def models(node: Node) -> list[dict[str, str]]:
+    return [
+        {"name": value, "url": HUGGING_FACE + FILES[value][1], "directory": FILES[value][0]}
+        for value in node.values
+        if value in FILES
+    ]
+
+
+def graph(name: str, groups: list[Group]) -> dict[str, Any]:
+    placed, boxes = place(groups)
+    ids = {node.name: number for number, (node, _, _) in enumerate(placed, 1) if node.name}
+    types = {node.name: node.type for node, _, _ in placed}
+    links: list[list[Any]] = []
+    nodes = []
+    for number, (node, position, size) in enumerate(placed, 1):
+        inputs = []
+        for slot, (socket, type_) in enumerate(s.split() for s in SOCKETS[node.type][0]):
+            wire = node.wires.get(socket)
+            inputs.append({"name": socket, "type": type_, "link": None if wire is None else len(links) + 1})
+            if wire is not None:
+                source, _, output = wire.partition(".")
+                names = [s.split()[0] for s in SOCKETS[types[source]][1]]
+                output_slot = names.index(output) if output else 0
+                links.append([len(links) + 1, ids[source], output_slot, number, slot, type_])
+        assert node.wires.keys() <= {i["name"] for i in inputs}, node.name
+        properties: dict[str, Any] = {}
+        if node.type != "MarkdownNote":
+            ours = node.type.startswith("AsymVQ")
+            properties = {"Node name for S&R": node.type, **(OURS if ours else STOCK)}
+        if files := models(node):
+            properties["models"] = files
+        entry: dict[str, Any] = {
+            "id": number, "type": node.type, "pos": position, "size": size, "flags": {}, "order": number - 1,
+            "mode": 0, "inputs": inputs, "outputs": [], "properties": properties,
+            "widgets_values": list(node.values),
+        }  # fmt: skip
+        if node.title:
+            entry["title"] = node.title
+        if node.type == "MarkdownNote" or node.type.startswith("AsymVQ"):
+            entry["color"], entry["bgcolor"] = NOTE_COLOR if node.type == "MarkdownNote" else OURS_COLOR
+        nodes.append(entry)
+    for entry in nodes:
+        outputs = [s.split() for s in SOCKETS[entry["type"]][1]]
+        entry["outputs"] = [
+            {"name": n, "type": t, "links": [k[0] for k in links if k[1:3] == [entry["id"], i]]}
+            for i, (n, t) in enumerate(outputs)
+        ]
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"asymvq/{name}")), "revision": 0, "last_node_id": len(nodes),
+        "last_link_id": len(links), "nodes": nodes, "links": links,
+        "groups": boxes,
+        "config": {}, "extra": {}, "version": 0.4,
+    }  # fmt: skip
+
+
+def main() -> None:
+    for name, groups in GRAPHS.items():
+        text = json.dumps(graph(name, groups), indent=1, ensure_ascii=False)
+        (WORKFLOWS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
