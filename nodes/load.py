@@ -61,7 +61,7 @@ class AsymVQLoader(io.ComfyNode):
                     options=[NO_BASE, *files],
                     default=NO_BASE,
                     optional=True,
-                    tooltip="For files that hold only a decoder: the VAE that its encoder is taken from. Only encoding needs it.",
+                    tooltip="For a file that holds only a decoder: the VAE to take the encoder from, if you encode with it.",
                 ),
                 io.Combo.Input(
                     "dtype",

@@ -1,0 +1,44 @@
+"""Asymmetric VQGAN Demo Pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+ASSETS = Path(__file__).parent.parent / "asymvq" / "assets"
+
+
+class AsymVQDemoPictures(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AsymVQDemoPictures",
+            display_name="Asymmetric VQGAN Demo Pictures",
+            category="image/asymmetric vqgan",
+            description=(
+                "Two photos and a mask that come with the pack, so that the quickstart workflow runs at once. Put Load "
+                "Image nodes in its place to try your own."
+            ),
+            search_aliases=["example image", "sample picture", "vqgan"],
+            inputs=[],
+            outputs=[
+                io.Image.Output(display_name="picture", tooltip="The source."),
+                io.Mask.Output(display_name="mask", tooltip="What is to be edited: 1 = edited."),
+                io.Image.Output(display_name="example", tooltip="What the edit is made from."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(_read("picture.png", "RGB"), _read("mask.png", "L"), _read("example.png", "RGB"))
+
+
+def _read(name: str, mode: str) -> Tensor:
+    """(1, H, W, 3) for "RGB" and (1, H, W) for "L", in [0, 1]."""
+    with Image.open(ASSETS / name) as picture:
+        return torch.from_numpy(np.asarray(picture.convert(mode), dtype=np.float32) / 255.0)[None]
