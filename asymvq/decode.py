@@ -180,7 +180,7 @@ def decode_network(
     if not torch.isfinite(latent).all():
         raise ValueError("Expected a finite latent, but it holds NaN or infinity: the step before it went wrong.")
     config = vae.config
-    weight = vae.decoder.conv_in.weight
+    weight: Tensor = vae.decoder.conv_in.weight
     device, dtype = device or weight.device, dtype or weight.dtype
     count, _, h, w = latent.shape
     tiles = [Tile(0, 0, h, w)]

@@ -52,6 +52,10 @@ def blend(kept: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
+    conv_in: nn.Conv2d
+    norm_out: nn.GroupNorm
+    conv_out: nn.Conv2d
+
     def __init__(self, config: AutoencoderConfig, ops: Ops):
         super().__init__()
         channels, groups = config.decoder_channels, config.norm_groups

@@ -48,6 +48,10 @@ def group_norm(channels: int, groups: int, ops: Ops) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    nin_shortcut: nn.Conv2d | None
+
     def __init__(self, in_channels: int, out_channels: int, groups: int, ops: Ops):
         super().__init__()
         self.norm1 = group_norm(in_channels, groups, ops)

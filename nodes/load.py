@@ -61,7 +61,7 @@ class AsymVQLoader(io.ComfyNode):
                     options=[NO_BASE, *files],
                     default=NO_BASE,
                     optional=True,
-                    tooltip="For a file that holds only a decoder: the VAE to take the encoder from, if you encode with it.",
+                    tooltip="For a file that holds only a decoder: the VAE that lends the encoder, if you encode.",
                 ),
                 io.Combo.Input(
                     "dtype",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoder import AsymmetricAutoencoder
+from ..layers import ResidualBlock
 
 OFFSET_SIGNS = (1.0, -1.0, 1.0, -1.0)
 COLOUR_SIGNS = (1.0, 1.0, -1.0, -1.0)
@@ -41,9 +42,11 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
         )
     count = 4 * config.image_channels
     offsets = offset * torch.tensor(OFFSET_SIGNS).repeat(config.image_channels)
-    _write_generated_code(decoder.up[0].block, count, offsets)
+    blocks = [module for module in decoder.up[0].modules() if isinstance(module, ResidualBlock)]
+    _write_generated_code(blocks, count, offsets)
 
     decoder.conv_out.weight.zero_()
+    assert decoder.conv_out.bias is not None
     decoder.conv_out.bias.zero_()
     decoder.norm_out.weight.fill_(1.0)
     decoder.norm_out.bias.zero_()
@@ -53,7 +56,10 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
         decoder.conv_out.weight[colour, 4 * colour : 4 * colour + 4, 1, 1] = readout
 
     if decoder.condition_encoder is not None:
-        _write_kept_code(decoder.condition_encoder.layers, config.image_channels, offsets)
+        first, second = list(decoder.condition_encoder.layers)[:2]
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(second, nn.Conv2d)
+        _write_kept_code(first, second, config.image_channels, offsets)
 
 
 def _colour_rows(tensor: Tensor, colours: int) -> Tensor:
@@ -62,27 +68,32 @@ def _colour_rows(tensor: Tensor, colours: int) -> Tensor:
     return tensor.repeat_interleave(4, dim=0) * signs.view(-1, *[1] * (tensor.ndim - 1))
 
 
-def _write_generated_code(blocks: nn.ModuleList, count: int, offsets: Tensor) -> None:
-    shortcut = blocks[0].nin_shortcut
+def _write_generated_code(blocks: list[ResidualBlock], count: int, offsets: Tensor) -> None:
+    shortcut, last = blocks[0].nin_shortcut, blocks[-1].conv2
     if shortcut is None:
         raise ValueError("Expected a finest level that is narrower than the one before it.")
-    shortcut.weight[:count] = 0.0
-    shortcut.bias[:count] = offsets
+    _write_rows(shortcut, count, torch.zeros(count, *shortcut.weight.shape[1:]), offsets)
     for block in blocks:
-        block.conv2.weight[:count] = 0.0
-        block.conv2.bias[:count] = 0.0
-    last = blocks[-1].conv2
+        rows = torch.zeros(count, *block.conv2.weight.shape[1:])
+        _write_rows(block.conv2, count, rows, torch.zeros(count))
     colours = count // 4
     rows = torch.randn(colours, *last.weight.shape[1:]) / (last.weight[0].numel() ** 0.5)
-    last.weight[:count] = _colour_rows(0.1 * rows, colours)
+    _write_rows(last, count, _colour_rows(0.1 * rows, colours), torch.zeros(count))
 
 
-def _write_kept_code(layers: nn.ModuleList, colours: int, offsets: Tensor) -> None:
-    first, second = layers[0], layers[1]
+def _write_kept_code(first: nn.Conv2d, second: nn.Conv2d, colours: int, offsets: Tensor) -> None:
     count = 4 * colours
-    first.weight[:count] = 0.0
-    first.weight[:count, :colours, 1, 1] = _colour_rows(torch.eye(colours), colours)
-    first.bias[:count] = offsets
+    rows = torch.zeros(count, *first.weight.shape[1:])
+    rows[:, :colours, 1, 1] = _colour_rows(torch.eye(colours), colours)
+    _write_rows(first, count, rows, offsets)
     # the second layer reads the map after a ReLU: take out the constant that the offsets would add
     constant = torch.relu(offsets).view(1, -1, 1, 1)
+    assert second.bias is not None
     second.bias -= (second.weight[:, :count] * constant).sum(dim=(1, 2, 3))
+
+
+def _write_rows(conv: nn.Conv2d, count: int, weight: Tensor, bias: Tensor) -> None:
+    """The first `count` output channels of a convolution."""
+    assert conv.bias is not None
+    conv.weight[:count] = weight
+    conv.bias[:count] = bias
