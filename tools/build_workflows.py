@@ -1,4 +1,4 @@
-"""Writes the graphs in `workflows/`: what is in them is data below, where everything stands is worked out here.
+"""Writes the graphs in `workflows/`: what is in them is data, where everything stands is worked out.
 
     python tools/build_workflows.py
 
@@ -18,59 +18,66 @@ from typing import Any
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 OURS, STOCK = {"cnr_id": "asymvq", "ver": "0.1.0"}, {"cnr_id": "comfy-core", "ver": "0.33.0"}
 TITLE, GAP, PADDING, GROUP_TITLE = 30, 25, 20, 50
-
 BLUE, GREEN, ORANGE, VIOLET = "#3f789e", "#3f8f5f", "#b06634", "#8a5a9e"
 NOTE_COLOR, OURS_COLOR = ("#432", "#653"), ("#233", "#355")
 
-# what a node takes by wire and what it gives, in the order of its schema: "name TYPE"
-SOCKETS: dict[str, tuple[list[str], list[str]]] = {
-    "AsymVQDemoPictures": ([], ["picture IMAGE", "mask MASK", "example IMAGE"]),
-    "AsymVQLoader": ([], ["VAE VAE"]),
-    "AsymVQDecode": (["samples LATENT", "vae VAE", "image IMAGE", "mask MASK"], ["IMAGE IMAGE"]),
-    "CheckpointLoaderSimple": ([], ["MODEL MODEL", "CLIP CLIP", "VAE VAE"]),
-    "CLIPTextEncode": (["clip CLIP"], ["CONDITIONING CONDITIONING"]),
-    "ConditioningZeroOut": (["conditioning CONDITIONING"], ["CONDITIONING CONDITIONING"]),
-    "DualCLIPLoader": ([], ["CLIP CLIP"]),
-    "EmptyLatentImage": ([], ["LATENT LATENT"]),
-    "FluxGuidance": (["conditioning CONDITIONING"], ["CONDITIONING CONDITIONING"]),
-    "GrowMask": (["mask MASK"], ["MASK MASK"]),
-    "ImageCompare": (["image_a IMAGE", "image_b IMAGE"], []),
+# what a node takes by wire and what it gives, in its schema's order
+SOCKETS = {
+    "AsymVQDemoPictures": ("", "picture IMAGE, mask MASK, example IMAGE"),
+    "AsymVQLoader": ("", "VAE VAE"),
+    "AsymVQDecode": ("samples LATENT, vae VAE, image IMAGE, mask MASK", "IMAGE IMAGE"),
+    "CheckpointLoaderSimple": ("", "MODEL MODEL, CLIP CLIP, VAE VAE"),
+    "CLIPTextEncode": ("clip CLIP", "CONDITIONING CONDITIONING"),
+    "ConditioningZeroOut": ("conditioning CONDITIONING", "CONDITIONING CONDITIONING"),
+    "DualCLIPLoader": ("", "CLIP CLIP"),
+    "EmptyLatentImage": ("", "LATENT LATENT"),
+    "FluxGuidance": ("conditioning CONDITIONING", "CONDITIONING CONDITIONING"),
+    "GrowMask": ("mask MASK", "MASK MASK"),
+    "ImageCompare": ("image_a IMAGE, image_b IMAGE", ""),
     "InpaintModelConditioning": (
-        ["positive CONDITIONING", "negative CONDITIONING", "vae VAE", "pixels IMAGE", "mask MASK"],
-        ["positive CONDITIONING", "negative CONDITIONING", "latent LATENT"]),
+        "positive CONDITIONING, negative CONDITIONING, vae VAE, pixels IMAGE, mask MASK",
+        "positive CONDITIONING, negative CONDITIONING, latent LATENT",
+    ),
     "KSampler": (
-        ["model MODEL", "positive CONDITIONING", "negative CONDITIONING", "latent_image LATENT"], ["LATENT LATENT"]),
-    "LatentCompositeMasked": (["destination LATENT", "source LATENT", "mask MASK"], ["LATENT LATENT"]),
-    "LoadImage": ([], ["IMAGE IMAGE", "MASK MASK"]),
-    "MarkdownNote": ([], []),
-    "PreviewImage": (["images IMAGE"], []),
-    "SaveImage": (["images IMAGE"], []),
-    "UNETLoader": ([], ["MODEL MODEL"]),
-    "VAEDecode": (["samples LATENT", "vae VAE"], ["IMAGE IMAGE"]),
-    "VAEEncode": (["pixels IMAGE", "vae VAE"], ["LATENT LATENT"]),
-    "VAELoader": ([], ["VAE VAE"]),
-}  # fmt: skip
+        "model MODEL, positive CONDITIONING, negative CONDITIONING, latent_image LATENT",
+        "LATENT LATENT",
+    ),
+    "LatentCompositeMasked": ("destination LATENT, source LATENT, mask MASK", "LATENT LATENT"),
+    "LoadImage": ("", "IMAGE IMAGE, MASK MASK"),
+    "MarkdownNote": ("", ""),
+    "PreviewImage": ("images IMAGE", ""),
+    "SaveImage": ("images IMAGE", ""),
+    "UNETLoader": ("", "MODEL MODEL"),
+    "VAEDecode": ("samples LATENT, vae VAE", "IMAGE IMAGE"),
+    "VAEEncode": ("pixels IMAGE, vae VAE", "LATENT LATENT"),
+    "VAELoader": ("", "VAE VAE"),
+}
 
-HUGGING_FACE = "https://huggingface.co/"
-FILES = {  # name: (folder, address)
-    "diffusion_pytorch_model.safetensors": (
-        "vae", "cross-attention/asymmetric-autoencoder-kl-x-1-5/resolve/main/diffusion_pytorch_model.safetensors"),
-    "sd-v1-5-inpainting.safetensors": (
-        "checkpoints", "webui/stable-diffusion-inpainting/resolve/main/sd-v1-5-inpainting.safetensors"),
-    "v1-5-pruned-emaonly-fp16.safetensors": (
-        "checkpoints",
-        "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors"),
-    "asuka_decoder.ckpt": ("vae", "yikaiwang/ASUKA-FLUX.1-Fill/resolve/main/asuka_decoder.ckpt"),
-    "ae.safetensors": (
-        "vae", "Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors"),
-    "flux1-fill-dev.safetensors": (
-        "diffusion_models",
-        "Comfy-Org/flux1-dev/resolve/main/split_files/diffusion_models/flux1-fill-dev.safetensors"),
-    "clip_l.safetensors": (
-        "text_encoders", "comfyanonymous/flux_text_encoders/resolve/main/clip_l.safetensors"),
-    "t5xxl_fp8_e4m3fn_scaled.safetensors": (
-        "text_encoders", "comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp8_e4m3fn_scaled.safetensors"),
-}  # fmt: skip
+FILES = {  # where a file is to lie, and its repository and path on Hugging Face
+    "vae": [
+        "cross-attention/asymmetric-autoencoder-kl-x-1-5/resolve/main/diffusion_pytorch_model.safetensors",
+        "yikaiwang/ASUKA-FLUX.1-Fill/resolve/main/asuka_decoder.ckpt",
+        "Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors",
+    ],
+    "checkpoints": [
+        "webui/stable-diffusion-inpainting/resolve/main/sd-v1-5-inpainting.safetensors",
+        "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+    ],
+    "diffusion_models": ["Comfy-Org/flux1-dev/resolve/main/split_files/diffusion_models/flux1-fill-dev.safetensors"],
+    "text_encoders": [
+        "comfyanonymous/flux_text_encoders/resolve/main/clip_l.safetensors",
+        "comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp8_e4m3fn_scaled.safetensors",
+    ],
+}
+MODELS = {
+    path.rsplit("/", 1)[1]: {
+        "name": path.rsplit("/", 1)[1],
+        "url": f"https://huggingface.co/{path}",
+        "directory": directory,
+    }
+    for directory, paths in FILES.items()
+    for path in paths
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,30 @@ class Node:
     wires: dict[str, str] = field(default_factory=dict)
     title: str = ""
 
+    @property
+    def inputs(self) -> list[list[str]]:
+        """Name and type of each."""
+        return [socket.split() for socket in filter(None, SOCKETS[self.type][0].split(", "))]
+
+    @property
+    def outputs(self) -> list[list[str]]:
+        return [socket.split() for socket in filter(None, SOCKETS[self.type][1].split(", "))]
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        if self.type == "MarkdownNote":
+            return {}
+        properties = {"Node name for S&R": self.type, **(OURS if self.type.startswith("AsymVQ") else STOCK)}
+        models = [MODELS[value] for value in self.values if value in MODELS]
+        return {**properties, "models": models} if models else properties
+
+    @property
+    def look(self) -> dict[str, str]:
+        title = {"title": self.title} if self.title else {}
+        if self.type == "MarkdownNote" or self.type.startswith("AsymVQ"):
+            title["color"], title["bgcolor"] = NOTE_COLOR if self.type == "MarkdownNote" else OURS_COLOR
+        return title
+
 
 @dataclass(frozen=True)
 class Group:
@@ -92,12 +123,6 @@ class Group:
 
 def note(text: str, title: str = "Note") -> Node:
     return Node("", "MarkdownNote", 0, (text,), title=title)
-
-
-def text_height(text: str, width: int) -> int:
-    """What a note needs, generously: a line is 16 high and holds a character every 6.2."""
-    lines = text.replace("## ", "").split("\n")
-    return 50 + sum(16 * math.ceil(len(line) * 6.2 / (width - 30)) if line else 12 for line in lines)
 
 
 def ask(name: str, text: str, clip: str, title: str) -> Node:
@@ -145,14 +170,13 @@ def decode(plain_vae: str, plain_title: str) -> Group:
 SLIDER = "The slider needs ComfyUI's *Nodes 2.0* (in the menu); without it, compare the two pictures on the left."
 
 
-def compare(title: str, before: str, ours: str, prefix: str, look: str, *, source: str | None = None) -> Group:
+def compare(title: str, before: str, ours: str, prefix: str, look: str, source: str | None = None) -> Group:
     """The two pictures beside a slider over them, and with a source a second slider."""
+    pairs = {before: "plain"} if source is None else {before: "plain", "your picture": source}
     sliders = [
-        Node("", "ImageCompare", 380, (), {"image_a": "plain", "image_b": "ours"}, f"Left: {before}, right: {ours}")
+        Node("", "ImageCompare", 380, (), {"image_a": left, "image_b": "ours"}, f"Left: {name}, right: {ours}")
+        for name, left in pairs.items()
     ]
-    if source is not None:
-        wires = {"image_a": source, "image_b": "ours"}
-        sliders.append(Node("", "ImageCompare", 380, (), wires, f"Left: your picture, right: {ours}"))
     return Group(title, ORANGE, [
         (400, [
             Node("", "PreviewImage", 350, (), {"images": "plain"}, before[0].upper() + before[1:]),
@@ -178,7 +202,8 @@ GRAPHS: dict[str, list[Group]] = {
         Group("1 · Pictures and VAE", BLUE, [(360, [
             note("## Press Run\nNothing to download. **Demo Pictures** gives a portrait, a mask of its background, and "
                  "a seascape. The small demo VAE shows the idea; the published VAEs of the other workflows draw "
-                 "better.\n\nYour own picture: put *Load Image* nodes in the place of the demo pictures.", "Start here"),
+                 "better.\n\nYour own picture: put *Load Image* nodes in the place of the demo pictures.",
+                 "Start here"),
             Node("pictures", "AsymVQDemoPictures", 90),
             Node("vae", "AsymVQLoader", 130, ("demo (bundled)", "none", "auto")),
         ])]),
@@ -193,8 +218,8 @@ GRAPHS: dict[str, list[Group]] = {
                  {"destination": "source", "source": "example", "mask": "grown"}, "Edit inside the mask"),
         ])]),
         Group("3 · Decode", GREEN, [(340, [
-            note("**Plain decode** redraws every pixel, also the face that nobody wanted changed.\n\n**Asymmetric VQGAN "
-                 "Decode** also sees the portrait and the mask. What the mask keeps comes back exactly; the new "
+            note("**Plain decode** redraws every pixel, also the face that nobody wanted changed.\n\n**Asymmetric "
+                 "VQGAN Decode** also sees the portrait and the mask. What the mask keeps comes back exactly; the new "
                  "background is drawn to fit it. Give it the mask as you painted it, not the grown one."),
             plain("edited", "vae", "Plain decode"),
             keep("edited", "pictures.picture", "pictures.mask"),
@@ -218,7 +243,7 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         paint("4 · Paint", SAMPLER_15, {"model": "checkpoint", **INPAINT_WIRES}),
         decode("checkpoint.VAE", "Plain decode: the checkpoint's own VAE"),
-        compare("6 · Compare and save", "plain decode", "with picture and mask", "inpainting", BORDER, source="picture"),
+        compare("6 · Compare and save", "plain decode", "with picture and mask", "inpainting", BORDER, "picture"),
     ],
     "inpainting_flux_fill": [
         Group("1 · Models", BLUE, [(400, [
@@ -229,7 +254,7 @@ GRAPHS: dict[str, list[Group]] = {
             Node("model", "UNETLoader", 90, ("flux1-fill-dev.safetensors", "default")),
             Node("clip", "DualCLIPLoader", 140,
                  ("clip_l.safetensors", "t5xxl_fp8_e4m3fn_scaled.safetensors", "flux", "default")),
-            Node("flux_vae", "VAELoader", 60, ("ae.safetensors",), title="FLUX's own VAE, to compare with"),
+            Node("flux_vae", "VAELoader", 80, ("ae.safetensors",), title="FLUX's own VAE, to compare with"),
             Node("vae", "AsymVQLoader", 130, ("asuka_decoder.ckpt", "ae.safetensors", "auto")),
         ])]),
         picture("FLUX likes about one million pixels, such as 1024 × 1024."),
@@ -243,7 +268,7 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         paint("4 · Paint", (1, "randomize", 20, 1.0, "euler", "normal", 1.0), {"model": "model", **INPAINT_WIRES}),
         decode("flux_vae", "Plain decode: FLUX's own VAE"),
-        compare("6 · Compare and save", "plain decode", "with picture and mask", "flux_fill", BORDER, source="picture"),
+        compare("6 · Compare and save", "plain decode", "with picture and mask", "flux_fill", BORDER, "picture"),
     ],
     "text_to_image": [
         Group("1 · Models", BLUE, [(400, [
@@ -272,17 +297,20 @@ GRAPHS: dict[str, list[Group]] = {
     ],
 }  # fmt: skip
 
+
+def text_height(text: str, width: int) -> int:
+    """What a note needs, generously: a line is 16 high, a character 6.2 wide."""
+    lines = text.replace("## ", "").split("\n")
+    return 50 + sum(16 * math.ceil(len(line) * 6.2 / (width - 30)) if line else 12 for line in lines)
+
+
 Placed = tuple[Node, list[int], list[int]]  # with position and size
 
 
 def place(groups: list[Group]) -> tuple[list[Placed], list[dict[str, Any]]]:
     """Every node in its place, and the groups around them. What stands below a group's first note is aligned."""
-    opening = max(
-        text_height(nodes[0].values[0], width)
-        for group in groups
-        for width, nodes in group.stacks[:1]
-        if nodes[0].type == "MarkdownNote"
-    )
+    first = [(width, nodes[0]) for group in groups for width, nodes in group.stacks]
+    opening = max(text_height(node.values[0], width) for width, node in first if node.type == "MarkdownNote")
     placed: list[Placed] = []
     boxes = []
     left = 0
@@ -302,58 +330,38 @@ def place(groups: list[Group]) -> tuple[list[Placed], list[dict[str, Any]]]:
     return placed, boxes
 
 
-def models(node: Node) -> list[dict[str, str]]:
-    return [
-        {"name": value, "url": HUGGING_FACE + FILES[value][1], "directory": FILES[value][0]}
-        for value in node.values
-        if value in FILES
-    ]
-
-
 def graph(name: str, groups: list[Group]) -> dict[str, Any]:
     placed, boxes = place(groups)
-    ids = {node.name: number for number, (node, _, _) in enumerate(placed, 1) if node.name}
-    types = {node.name: node.type for node, _, _ in placed}
+    numbers = {node.name: number for number, (node, _, _) in enumerate(placed, 1)}
     links: list[list[Any]] = []
-    nodes = []
-    for number, (node, position, size) in enumerate(placed, 1):
-        inputs = []
-        for slot, (socket, type_) in enumerate(s.split() for s in SOCKETS[node.type][0]):
-            wire = node.wires.get(socket)
-            inputs.append({"name": socket, "type": type_, "link": None if wire is None else len(links) + 1})
-            if wire is not None:
-                source, _, output = wire.partition(".")
-                names = [s.split()[0] for s in SOCKETS[types[source]][1]]
-                output_slot = names.index(output) if output else 0
-                links.append([len(links) + 1, ids[source], output_slot, number, slot, type_])
-        assert node.wires.keys() <= {i["name"] for i in inputs}, node.name
-        properties: dict[str, Any] = {}
-        if node.type != "MarkdownNote":
-            ours = node.type.startswith("AsymVQ")
-            properties = {"Node name for S&R": node.type, **(OURS if ours else STOCK)}
-        if files := models(node):
-            properties["models"] = files
-        entry: dict[str, Any] = {
-            "id": number, "type": node.type, "pos": position, "size": size, "flags": {}, "order": number - 1,
-            "mode": 0, "inputs": inputs, "outputs": [], "properties": properties,
-            "widgets_values": list(node.values),
-        }  # fmt: skip
-        if node.title:
-            entry["title"] = node.title
-        if node.type == "MarkdownNote" or node.type.startswith("AsymVQ"):
-            entry["color"], entry["bgcolor"] = NOTE_COLOR if node.type == "MarkdownNote" else OURS_COLOR
-        nodes.append(entry)
-    for entry in nodes:
-        outputs = [s.split() for s in SOCKETS[entry["type"]][1]]
-        entry["outputs"] = [
-            {"name": n, "type": t, "links": [k[0] for k in links if k[1:3] == [entry["id"], i]]}
-            for i, (n, t) in enumerate(outputs)
-        ]
+    for number, (node, _, _) in enumerate(placed, 1):
+        slots = [socket for socket, _ in node.inputs]
+        for socket, wire in node.wires.items():
+            origin, _, output = wire.partition(".")
+            outputs = placed[numbers[origin] - 1][0].outputs
+            origin_slot = [name for name, _ in outputs].index(output) if output else 0
+            slot = slots.index(socket)
+            links.append([len(links) + 1, numbers[origin], origin_slot, number, slot, node.inputs[slot][1]])
+    into = {(link[3], link[4]): link[0] for link in links}
+    nodes = [
+        {
+            "id": number, "type": node.type, "pos": position, "size": size, "flags": {}, "order": number - 1, "mode": 0,
+            "inputs": [
+                {"name": socket, "type": kind, "link": into.get((number, slot))}
+                for slot, (socket, kind) in enumerate(node.inputs)
+            ],
+            "outputs": [
+                {"name": socket, "type": kind, "links": [link[0] for link in links if link[1:3] == [number, slot]]}
+                for slot, (socket, kind) in enumerate(node.outputs)
+            ],
+            "properties": node.properties, "widgets_values": list(node.values), **node.look,
+        }
+        for number, (node, position, size) in enumerate(placed, 1)
+    ]  # fmt: skip
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"asymvq/{name}")), "revision": 0, "last_node_id": len(nodes),
-        "last_link_id": len(links), "nodes": nodes, "links": links,
-        "groups": boxes,
-        "config": {}, "extra": {}, "version": 0.4,
+        "last_link_id": len(links), "nodes": nodes, "links": links, "groups": boxes, "config": {}, "extra": {},
+        "version": 0.4,
     }  # fmt: skip
 
 

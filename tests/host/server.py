@@ -1,0 +1,85 @@
+"""A real ComfyUI as a process of its own, spoken to as the browser does."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 300  # on a busy machine
+RUN_SECONDS = 300
+
+
+class Server:
+    """ComfyUI on a free port of this machine, on the CPU, with its data in `base`."""
+
+    def __init__(self, host: Path, base: Path) -> None:
+        self.base = base
+        self._log_path = base / "server.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [
+            sys.executable, "main.py", "--cpu", "--disable-auto-launch", "--base-directory", str(base), "--listen",
+            "127.0.0.1", "--port", str(port),
+        ]  # fmt: skip
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=host, stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(encoding="utf-8", errors="replace")
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                self.get("/object_info/AsymVQLoader")
+                return
+            except OSError:
+                time.sleep(0.5)
+        self.stop()
+        raise RuntimeError(f"ComfyUI did not start:\n{self.log[-3000:]}")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+            return json.load(response)
+
+    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
+        """Queues a graph in API format and returns its history: status, messages, outputs."""
+        body = json.dumps({"prompt": prompt}).encode()
+        request = urllib.request.Request(f"{self.url}/prompt", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                number = json.load(response)["prompt_id"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"not a valid graph: {error.read().decode()}") from error
+        deadline = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < deadline:
+            if history := self.get(f"/history/{number}"):
+                return history[number]
+            assert self._process.poll() is None, self.log[-3000:]
+            time.sleep(0.2)
+        raise TimeoutError(f"the graph did not end:\n{self.log[-3000:]}")
+
+
+def error_of(history: dict[str, Any]) -> str:
+    """What the artist reads when a node fails."""
+    messages = dict(history["status"]["messages"])
+    assert "execution_error" in messages, history["status"]
+    return messages["execution_error"]["exception_message"]

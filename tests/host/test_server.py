@@ -1,0 +1,110 @@
+"""Graphs that are posted to a real ComfyUI, as the browser posts them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import PACK, make_base_folder
+from .server import Server, error_of
+
+ASSETS = PACK / "asymvq" / "assets"
+QUICKSTART: dict[str, Any] = json.loads((Path(__file__).parent / "prompts" / "quickstart.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def server(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(host_path, make_base_folder(tmp_path_factory.mktemp("comfyui_server")))
+    running.wait_until_ready()
+    yield running
+    running.stop()
+
+
+def node_of(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
+    (node,) = [node for node in prompt.values() if node["class_type"] == kind]
+    return node
+
+
+def changed(change: dict[str, Any], **more_nodes: dict[str, Any]) -> dict[str, Any]:
+    """The quickstart with other inputs of its Asymmetric VQGAN Decode. Only the saved picture is asked for."""
+    prompt = {
+        number: node
+        for number, node in copy.deepcopy(QUICKSTART).items()
+        if node["class_type"] not in ("ImageCompare", "PreviewImage")
+    }
+    node_of(prompt, "AsymVQDecode")["inputs"].update(change)
+    return {**prompt, **more_nodes}
+
+
+def saved_picture(server: Server, history: dict[str, Any]) -> np.ndarray:
+    assert history["status"]["status_str"] == "success", history["status"]
+    (image,) = [
+        image
+        for output in history["outputs"].values()
+        for image in output.get("images", [])
+        if image["type"] == "output"
+    ]
+    return np.asarray(Image.open(server.base / "output" / image["subfolder"] / image["filename"]).convert("RGB"))
+
+
+def test_the_prompt_is_the_workflow() -> None:
+    """What the browser made of the workflow once is still what the workflow says."""
+    workflow = json.loads((PACK / "workflows" / "quickstart.json").read_text("utf-8"))
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    nodes = {str(node["id"]): node for node in workflow["nodes"] if node["type"] != "MarkdownNote"}
+    assert nodes.keys() == QUICKSTART.keys()
+    for number, node in nodes.items():
+        prompt = QUICKSTART[number]
+        assert prompt["class_type"] == node["type"]
+        wires = {i["name"]: links[i["link"]] for i in node["inputs"]}
+        values = {name: value for name, value in prompt["inputs"].items() if name not in wires}
+        values.pop("compare_view", None)  # a widget that shows, and holds nothing
+        assert {name: prompt["inputs"][name] for name in wires} == wires
+        assert list(values.values()) == node["widgets_values"]
+
+
+def test_the_workflows_are_offered(server: Server) -> None:
+    (names,) = server.get("/workflow_templates").values()
+    assert sorted(names) == ["inpainting", "inpainting_flux_fill", "quickstart", "text_to_image"]
+
+
+def test_quickstart_keeps_what_the_mask_keeps(server: Server) -> None:
+    result = saved_picture(server, server.run(QUICKSTART))
+    picture = np.asarray(Image.open(ASSETS / "picture.png").convert("RGB"))
+    kept = np.asarray(Image.open(ASSETS / "mask.png").convert("L")) == 0
+    assert 0.1 < kept.mean() < 0.9
+    assert np.array_equal(result[kept], picture[kept])
+    assert np.abs(result[~kept].astype(float) - picture[~kept]).mean() > 30
+
+
+@pytest.mark.parametrize(
+    ("change", "more_nodes", "message"),
+    [
+        (
+            {"mask": ["small", 0]},
+            {"small": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 320, "height": 424}}},
+            "image of 640×424 and a mask of 320×424",
+        ),
+        (
+            {"mask": ["none", 0]},
+            {"none": {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 64}}},
+            "open the mask editor",
+        ),
+        (
+            {"vae": ["stock", 0]},
+            {"stock": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}},
+            "Load the asymmetric file with Load Asymmetric VQGAN",
+        ),
+    ],
+    ids=["a mask of another size", "no mask painted", "a stock VAE"],
+)
+def test_a_mistake_is_explained_and_the_server_goes_on(server: Server, change, more_nodes, message) -> None:
+    assert message in error_of(server.run(changed(change, **more_nodes)))
+    saved_picture(server, server.run(changed({"grow_mask": 1})))

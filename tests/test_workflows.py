@@ -1,0 +1,103 @@
+"""The graphs in `workflows/`, looked at without a host."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+WORKFLOWS = sorted((Path(__file__).parents[1] / "workflows").glob("*.json"))
+TITLE = 30  # what the host draws above a node's position
+MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
+LOADERS = {"AsymVQLoader", "CheckpointLoaderSimple", "DualCLIPLoader", "UNETLoader", "VAELoader"}
+
+
+@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def graph(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_all_are_here() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["inpainting", "inpainting_flux_fill", "quickstart", "text_to_image"]
+
+
+def test_they_are_what_the_builder_writes(path: Path, graph: dict[str, Any]) -> None:
+    built = runpy.run_path(str(path.parents[1] / "tools" / "build_workflows.py"))
+    assert built["graph"](path.stem, built["GRAPHS"][path.stem]) == graph
+
+
+def test_links_and_slots_agree(graph: dict[str, Any]) -> None:
+    assert graph["version"] == 0.4
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    assert len(nodes) == len(graph["nodes"])
+    assert max(nodes) == graph["last_node_id"]
+    assert max(link[0] for link in graph["links"]) == graph["last_link_id"]
+    for number, origin, origin_slot, target, target_slot, kind in graph["links"]:
+        output = nodes[origin]["outputs"][origin_slot]
+        target_input = nodes[target]["inputs"][target_slot]
+        assert number in output["links"]
+        assert target_input["link"] == number
+        assert output["type"] == target_input["type"] == kind
+    from_outputs = [link for node in nodes.values() for output in node["outputs"] for link in output["links"]]
+    into_inputs = [socket["link"] for node in nodes.values() for socket in node["inputs"]]
+    assert sorted(from_outputs) == sorted(into_inputs) == sorted(link[0] for link in graph["links"])
+
+
+def test_every_node_says_who_provides_it(graph: dict[str, Any]) -> None:
+    for node in graph["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        assert node["properties"]["Node name for S&R"] == node["type"]
+        provider = "asymvq" if node["type"].startswith("AsymVQ") else "comfy-core"
+        assert node["properties"]["cnr_id"] == provider
+        assert node["properties"]["ver"]
+
+
+def test_every_file_can_be_downloaded(graph: dict[str, Any]) -> None:
+    for node in graph["nodes"]:
+        files = [v for v in node["widgets_values"] if str(v).endswith(MODEL_SUFFIXES)]
+        models = node["properties"].get("models", [])
+        assert [model["name"] for model in models] == files
+        assert files or node["type"] not in LOADERS or "demo (bundled)" in node["widgets_values"]
+        for model in models:
+            assert model["url"].startswith("https://huggingface.co/")
+            assert "/resolve/" in model["url"]
+            assert model["url"].endswith("/" + model["name"])
+            assert model["directory"] in ("checkpoints", "diffusion_models", "text_encoders", "vae")
+
+
+def test_nothing_lies_on_anything(graph: dict[str, Any]) -> None:
+    boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
+    boxes = [(x, y - TITLE, x + width, y + height) for x, y, width, height in boxes]
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
+    groups = [group["bounding"] for group in graph["groups"]]
+    groups = [(x, y, x + width, y + height) for x, y, width, height in groups]
+    for box in boxes:
+        around = [g for g in groups if g[0] <= box[0] and g[1] <= box[1] and box[2] <= g[2] and box[3] <= g[3]]
+        assert len(around) == 1, box
+
+
+def test_it_explains_itself(graph: dict[str, Any]) -> None:
+    notes = [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
+    assert len(notes) >= len(graph["groups"])
+    for note in notes:
+        assert 20 < len(note) < 700
+        assert "`" not in note  # code is unreadable on a coloured note in Nodes 2.0
+
+
+def test_it_has_a_thumbnail(path: Path) -> None:
+    with Image.open(path.with_suffix(".jpg")) as picture:
+        assert picture.format == "JPEG"
+        assert picture.size == (400, 400)
+    assert path.with_suffix(".jpg").stat().st_size < 100_000

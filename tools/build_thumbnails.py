@@ -1,0 +1,95 @@
+"""Makes the pictures of `workflows/` in the template browser, 400 × 400.
+
+    python tools/build_thumbnails.py
+
+Again after another `demo.safetensors` or `docs/images/workflow_text_to_image.png`: they are what these pictures show.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+from torch.nn.functional import interpolate, max_pool2d
+
+import asymvq
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "asymvq" / "assets"
+SIDE = 400
+
+
+def square(picture: Image.Image, left: int) -> Image.Image:
+    height = picture.height
+    return picture.crop((left, 0, left + height, height)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def tensor(name: str, mode: str) -> torch.Tensor:
+    """(1, C, H, W) in [0, 1]."""
+    array = np.asarray(Image.open(ASSETS / name).convert(mode), dtype=np.float32) / 255
+    return torch.from_numpy(np.atleast_3d(array)).movedim(-1, 0)[None]
+
+
+def picture_of(image: torch.Tensor) -> Image.Image:
+    """From (1, 3, H, W) in [-1, 1]."""
+    return Image.fromarray(((image[0].movedim(0, -1) + 1) * 127.5).clamp(0, 255).round().byte().numpy())
+
+
+@torch.inference_mode()
+def quickstart() -> Image.Image:
+    """The workflow's result: on the left its plain decode, on the right the one with picture and mask."""
+    vae = asymvq.load(ASSETS / "demo.safetensors")
+    image, example = (tensor(name, "RGB") * 2 - 1 for name in ("picture.png", "example.png"))
+    mask = tensor("mask.png", "L")
+    latent = vae.encode(image)
+    cells = interpolate(max_pool2d(mask, 17, 1, 8), latent.shape[-2:], mode="bilinear")
+    edited = cells * vae.encode(example) + (1 - cells) * latent
+    plain = picture_of(asymvq.decode(vae, edited))
+    ours = picture_of(asymvq.decode(vae, edited, image=image, mask=(mask > 0.5).float()))
+    left = 183
+    thumbnail = square(ours, left)
+    thumbnail.paste(square(plain, left).crop((0, 0, SIDE // 2, SIDE)))
+    ImageDraw.Draw(thumbnail).line((SIDE // 2, 0, SIDE // 2, SIDE), fill="white", width=3)
+    return thumbnail
+
+
+def painted(picture: Image.Image, mask: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """A picture with the mask that an artist painted on it."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    stripes = np.where((x + y) // 12 % 2, 200, 150) / 255
+    alpha = Image.fromarray((np.asarray(mask.convert("L")) * stripes).astype(np.uint8))
+    result = Image.composite(Image.new("RGB", picture.size, color), picture, alpha)
+    edge = mask.filter(ImageFilter.MaxFilter(5)).point(lambda v: 255 if v > 127 else 0)
+    inner = mask.point(lambda v: 255 if v > 127 else 0)
+    outline = Image.fromarray(np.asarray(edge) - np.asarray(inner))
+    return Image.composite(Image.new("RGB", picture.size, "white"), result, outline)
+
+
+def inpainting() -> Image.Image:
+    left = 110
+    mask = square(Image.open(ASSETS / "mask.png").convert("L"), left)
+    return painted(square(Image.open(ASSETS / "picture.png").convert("RGB"), left), mask, (214, 62, 140))
+
+
+def inpainting_flux_fill() -> Image.Image:
+    mask = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(mask).ellipse((110, 215, 330, 345), fill=255)
+    return painted(square(Image.open(ASSETS / "example.png").convert("RGB"), 40), mask, (52, 150, 214))
+
+
+def text_to_image() -> Image.Image:
+    """Where the graph decodes the same latent twice."""
+    graph = Image.open(ROOT / "docs" / "images" / "workflow_text_to_image.png").convert("RGB")
+    left, top, side = (round(graph.width * part) for part in (0.478, 0.0, 0.2))
+    return square(graph.crop((left, top, left + side, top + side)), 0)
+
+
+def main() -> None:
+    for thumbnail in (quickstart, inpainting, inpainting_flux_fill, text_to_image):
+        thumbnail().save(ROOT / "workflows" / f"{thumbnail.__name__}.jpg", quality=88, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
