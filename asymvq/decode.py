@@ -6,13 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .autoencoder import AsymmetricAutoencoder, check_decode_arguments
-from .config import AutoencoderConfig
-from .tiles import Tile, feather, plan_tiles
+from .config import AutoencoderConfig, MaskReduction
+from .decoder import reduce_mask
+from .tiles import Plan, Tile, feather, plan_full, plan_masked
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +31,30 @@ class Keep(str, Enum):
     """What the decoder makes of them: the paper's output."""
 
 
+class Region(str, Enum):
+    """What is decoded of a picture with a mask."""
+
+    AUTO = "auto"
+    """MASKED where that is less to decode."""
+    MASKED = "masked"
+    """Only tiles that touch the mask, with context around them; the rest is the source."""
+    FULL = "full"
+    """All of it."""
+
+
+CONTEXT = 32
+"""Pixels around the mask that a mask-local decode is shown."""
+AUTO_SHARE = 0.8
+"""Of the full decode's area: what a mask-local one may take at most to be chosen."""
+
+
 def decode(
     vae: AsymmetricAutoencoder,
     latent: Tensor,
     *,
     image: Tensor | None = None,
     mask: Tensor | None = None,
+    region: Region | str = Region.AUTO,
     tile: int | None = None,
     overlap: int | None = None,
     keep: Keep | str = Keep.EXACT,
@@ -49,30 +69,39 @@ def decode(
         image: (B or 1, 3, H, W) in [-1, 1], the source. Its sides may exceed the latent's by less than the factor:
             the border that an encoder crops off centrally is put back.
         mask: (B or 1, 1, H, W) in [0, 1], 1 = edited. The network is shown mask > 0; softness is for the last blend.
-        tile: side of a tile in pixels; None decodes whole pictures.
+        region: "full" decodes everything, "masked" only what the mask touches and its surroundings, "auto" what is
+            less. The cost of "masked" follows the mask's area.
+        tile: longest side of a tile in pixels; None sets no limit.
         overlap: what neighbouring tiles share, in pixels; a quarter of the tile by default.
         keep: "exact" or "network".
-        batch: pictures that go through the network at once.
-        progress: called after each batch or tile.
+        batch: pictures, or tiles of one size, that go through the network at once.
+        progress: called after each of them.
 
     Returns:
         (B, 3, H, W) float32 in about [-1, 1] (source pixels are returned as they came).
 
     Raises:
         ValueError: shapes or counts that do not fit, one of image and mask alone, a VAE without a condition, an
-            unknown `keep`, or numbers that are not finite.
+            unknown `keep` or `region`, or numbers that are not finite.
     """
-    try:
-        keep = Keep(keep)
-    except ValueError:
-        raise ValueError(f"Expected keep to be 'exact' or 'network', but got {keep!r}.") from None
+    keep, region = _choice(Keep, keep, "keep"), _choice(Region, region, "region")
     source = fit_source(vae.config, latent, image=image, mask=mask)
-    if source is None:
-        return decode_network(vae, latent, None, tile=tile, overlap=overlap, batch=batch, progress=progress)
-    if keep is Keep.EXACT and source.unedited():
+    if source is not None and keep is Keep.EXACT and source.unedited():
         return source.image.expand(latent.shape[0], -1, -1, -1).float().clone()
-    decoded = decode_network(vae, latent, source, tile=tile, overlap=overlap, batch=batch, progress=progress)
-    return compose(decoded, source, keep)
+    plan = make_plan(vae.config, latent, source, region=region, tile=tile, overlap=overlap)
+    decoded = decode_network(vae, latent, source, plan, batch=batch, progress=progress)
+    return decoded if source is None else compose(decoded, source, keep)
+
+
+ChoiceT = TypeVar("ChoiceT", bound=Enum)
+
+
+def _choice(kind: type[ChoiceT], value: ChoiceT | str, name: str) -> ChoiceT:
+    try:
+        return kind(value)
+    except ValueError:
+        options = " or ".join(repr(option.value) for option in kind)
+        raise ValueError(f"Expected {name} to be {options}, but got {value!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -159,14 +188,42 @@ def compose(decoded: Tensor, source: Source, keep: Keep) -> Tensor:
     return result
 
 
+def make_plan(
+    config: AutoencoderConfig,
+    latent: Tensor,
+    source: Source | None,
+    *,
+    region: Region = Region.AUTO,
+    tile: int | None = None,
+    overlap: int | None = None,
+) -> Plan:
+    """Which tiles to decode. Arguments and errors as `decode`; `source` is what `fit_source` made of image and mask."""
+    factor = config.factor
+    height, width = latent.shape[-2:]
+    cells = None if tile is None else tile // factor
+    shared = 0 if tile is None else (tile // 4 if overlap is None else overlap) // factor
+    full = plan_full(height, width, tile=cells, overlap=shared)
+    if source is None or region is Region.FULL:
+        return full
+    touched = reduce_mask(source.crop(source.mask), (height, width), MaskReduction.ANY)[:, 0] > 0
+    context = -(-CONTEXT // factor)
+    pictures = tuple(
+        tuple(plan_masked(mask, context=context, tile=cells, overlap=min(shared, context))) for mask in touched
+    )
+    if region is Region.AUTO:
+        areas = [sum(part.area for part in tiles) for tiles in pictures]
+        if sum(areas) / len(areas) > AUTO_SHARE * sum(part.area for part in full.of(0)):
+            return full
+    return Plan(pictures, context)
+
+
 @torch.no_grad()
 def decode_network(
     vae: AsymmetricAutoencoder,
     latent: Tensor,
     source: Source | None,
+    plan: Plan,
     *,
-    tile: int | None = None,
-    overlap: int | None = None,
     batch: int = 1,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -174,44 +231,58 @@ def decode_network(
 ) -> Tensor:
     """The network's own output for the window that the latent covers, (B, 3, h·factor, w·factor) float32.
 
-    `source.image` is in [-1, 1]. Latents stay where they are until their turn; the result is on the latent's device.
-    `device` and `dtype` are what the network computes on and in: its weights' own by default.
+    `source.image` is in [-1, 1]; what the plan leaves out is taken from it. Latents stay where they are until their
+    turn; the result is on the latent's device. `device` and `dtype` are what the network computes on and in: its
+    weights' own by default.
     """
     if not torch.isfinite(latent).all():
         raise ValueError("Expected a finite latent, but it holds NaN or infinity: the step before it went wrong.")
-    config = vae.config
+    config, factor = vae.config, vae.config.factor
     weight: Tensor = vae.decoder.conv_in.weight
     device, dtype = device or weight.device, dtype or weight.dtype
     count, _, h, w = latent.shape
-    tiles = [Tile(0, 0, h, w)]
-    shared = 0
-    if tile is not None:
-        shared = (tile // 4 if overlap is None else overlap) // config.factor
-        tiles = plan_tiles(h, w, tile=tile // config.factor, overlap=shared)
-    output = torch.zeros(count, config.image_channels, h * config.factor, w * config.factor, device=latent.device)
-    total = len(tiles) * -(-count // batch)
-    done = 0
-    for start in range(0, count, batch):
-        stop = min(start + batch, count)
-        part = None if source is None else source.slice(start, stop)
-        for piece in tiles:
-            image = mask = None
-            if part is not None:
-                image, mask = (piece.of(part.crop(t), config.factor) for t in (part.image, part.mask))
-            pixels = _decode_finite(vae, piece.of(latent[start:stop]), image, mask, device=device, dtype=dtype)
-            pixels = pixels.to(output)
-            if len(tiles) > 1:
-                pixels *= feather(piece, h, w, overlap=shared, factor=config.factor).to(output)
-            piece.of(output[start:stop], config.factor).add_(pixels)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-    if len(tiles) > 1:
-        weights = torch.zeros_like(output[0, 0])
-        for piece in tiles:
-            piece.of(weights, config.factor).add_(feather(piece, h, w, overlap=shared, factor=config.factor).to(output))
-        output /= weights
+    whole = Tile(0, 0, h, w)
+
+    jobs: dict[tuple[int, int], list[tuple[int, Tile]]] = {}
+    for picture in range(count):
+        for tile in plan.of(picture):
+            jobs.setdefault((tile.height, tile.width), []).append((picture, tile))
+    batches = [group[i : i + batch] for group in jobs.values() for i in range(0, len(group), batch)]
+
+    output = torch.zeros(count, config.image_channels, h * factor, w * factor, device=latent.device)
+    weights = torch.zeros(len(plan.pictures), 1, *output.shape[-2:], device=latent.device)
+    for done, group in enumerate(batches, 1):
+        z = torch.cat([tile.of(latent[i : i + 1]) for i, tile in group])
+        image = mask = None
+        if source is not None:
+            parts = [(source.slice(i, i + 1), tile) for i, tile in group]
+            image = torch.cat([tile.of(part.crop(part.image), factor) for part, tile in parts])
+            mask = torch.cat([tile.of(part.crop(part.mask), factor) for part, tile in parts])
+        decoded = _decode_finite(vae, z, image, mask, device=device, dtype=dtype).to(output)
+        for (i, tile), pixels in zip(group, decoded, strict=True):
+            if tile == whole:
+                output[i] = pixels
+                weights[min(i, len(weights) - 1)] = 1.0
+                continue
+            share = feather(tile, h, w, overlap=plan.overlap, factor=factor).to(output)
+            tile.of(output[i], factor).add_(pixels * share)
+            if i < len(weights):
+                tile.of(weights[i], factor).add_(share)
+        if progress is not None:
+            progress(done, len(batches))
+    for i in range(count):
+        _finish(output[i], weights[min(i, len(weights) - 1)], None if source is None else source.slice(i, i + 1))
     return output
+
+
+def _finish(output: Tensor, weights: Tensor, source: Source | None) -> None:
+    """Turns sums into means, in place, and puts the source where nothing was decoded."""
+    if (weights == 1).all():
+        return
+    output.div_(weights.clamp(min=torch.finfo(weights.dtype).tiny))
+    if source is not None:
+        left_out = (weights == 0).expand_as(output)
+        output[left_out] = source.crop(source.image)[0].to(output)[left_out]
 
 
 def _decode_finite(
@@ -229,9 +300,7 @@ def _decode_finite(
         if image is None or mask is None:
             pixels = vae.decode(z)
         else:
-            pictures = image.to(device, precision).expand(len(z), -1, -1, -1)
-            masks = (mask.to(device) > 0).to(precision).expand(len(z), -1, -1, -1)
-            pixels = vae.decode(z, image=pictures, mask=masks)
+            pixels = vae.decode(z, image=image.to(device, precision), mask=(mask > 0).to(device, precision))
         if torch.isfinite(pixels).all():
             return pixels
         if precision != torch.float32:

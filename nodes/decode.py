@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..asymvq.decode import Keep, fit_source
+from ..asymvq.decode import Keep, Region, fit_source
 from ..asymvq.masks import grow_mask as grown
 from .tensors import image_tensor, latent_tensor, mask_tensor
 from .vae import AsymmetricVAE, Tiling
@@ -86,6 +86,16 @@ class AsymVQDecode(io.ComfyNode):
                     advanced=True,
                     tooltip="What neighbouring tiles share, pixels: at most half a tile.",
                 ),
+                io.Combo.Input(
+                    "region",
+                    options=Region,
+                    default=Region.AUTO,
+                    advanced=True,
+                    tooltip=(
+                        "masked: decode only what the mask touches and its surroundings, much faster for small masks. "
+                        "full: decode everything. auto: whichever is less work."
+                    ),
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The source with the edit in it, of the source's size.")],
         )
@@ -100,6 +110,7 @@ class AsymVQDecode(io.ComfyNode):
         tiling: str = Tiling.AUTO,
         tile_size: int = 512,
         overlap: int = 64,
+        region: str = Region.AUTO,
         image: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
@@ -114,5 +125,13 @@ class AsymVQDecode(io.ComfyNode):
             mask = None if mask is None else grown(mask_tensor(mask, image), grow_mask)
         source = fit_source(vae.config, latent, image=image, mask=mask)
         return io.NodeOutput(
-            vae.decode_source(latent, source, keep=Keep(keep), tiling=Tiling(tiling), tile=tile_size, overlap=overlap)
+            vae.decode_source(
+                latent,
+                source,
+                keep=Keep(keep),
+                region=Region(region),
+                tiling=Tiling(tiling),
+                tile=tile_size,
+                overlap=overlap,
+            )
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import Checkpoint, build, to_native
 from ..asymvq.config import AutoencoderConfig
-from ..asymvq.decode import Keep, Source, compose, decode_network
+from ..asymvq.decode import Keep, Region, Source, compose, decode_network, make_plan
 from .tensors import to_image, to_signed, to_unit
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class AsymmetricVAE(comfy.sd.VAE):
         source: Source | None,
         *,
         keep: Keep = Keep.EXACT,
+        region: Region = Region.AUTO,
         tiling: Tiling = Tiling.AUTO,
         tile: int = 512,
         overlap: int = 64,
@@ -108,6 +109,7 @@ class AsymmetricVAE(comfy.sd.VAE):
             latent: (B, C, h, w).
             source: from `asymvq.decode.fit_source`, its image in [0, 1].
             keep: what becomes of the kept pixels.
+            region: whether only what the mask touches is decoded.
             tiling: AUTO goes over to tiles when memory runs out; AUTO and ON halve them while it still does.
             tile: side of a tile, pixels.
             overlap: what neighbouring tiles share, pixels.
@@ -120,7 +122,7 @@ class AsymmetricVAE(comfy.sd.VAE):
         size = tile if tiling is Tiling.ON else None
         while True:
             try:
-                return self._decode_once(latent, source, keep, size, min(overlap, (size or tile) // 2))
+                return self._decode_once(latent, source, keep, region, size, min(overlap, (size or tile) // 2))
             except Exception as error:
                 model_management.raise_non_oom(error)
                 if tiling is Tiling.OFF or (size is not None and size // 2 < SMALLEST_TILE):
@@ -130,11 +132,12 @@ class AsymmetricVAE(comfy.sd.VAE):
             logger.warning("Out of memory while decoding: trying again in tiles of %d pixels.", size)
             model_management.soft_empty_cache()
 
-    def _decode_once(self, latent: Tensor, source: Source | None, keep: Keep, tile: int | None, overlap: int) -> Tensor:
-        count, channels, h, w = latent.shape
-        cells = None if tile is None else tile // self.config.factor
-        shape = (1, channels, min(h, cells or h), min(w, cells or w))
-        memory = self.memory_used_decode(shape, self.vae_dtype)
+    def _decode_once(
+        self, latent: Tensor, source: Source | None, keep: Keep, region: Region, tile: int | None, overlap: int
+    ) -> Tensor:
+        count = latent.shape[0]
+        plan = make_plan(self.config, latent, source, region=region, tile=tile, overlap=overlap)
+        memory = self.memory_used_decode((1, latent.shape[1], *plan.largest), self.vae_dtype)
         model_management.load_models_gpu([self.patcher], memory_required=memory)
         batch = max(1, min(count, int(self.patcher.get_free_memory(self.device) / memory)))
 
@@ -148,7 +151,7 @@ class AsymmetricVAE(comfy.sd.VAE):
                 signed = dataclasses.replace(part, image=to_signed(part.image))
             with _device_context(self.device):
                 decoded = decode_network(
-                    self._model, latent[start:stop], signed, tile=tile, overlap=overlap, batch=batch,
+                    self._model, latent[start:stop], signed, plan.slice(start, stop), batch=batch,
                     device=self.device, dtype=self.vae_dtype, progress=report.of(start, stop, count),
                 )  # fmt: skip
             picture = to_unit(decoded.to(self.output_device))

@@ -57,16 +57,19 @@ class TestKeptPixels:
         one_mask=st.booleans(),
         soft=st.booleans(),
         tile=st.sampled_from([None, 8, 16]),
+        region=st.sampled_from(["auto", "masked", "full"]),
         seed=st.integers(0, 10**6),
     )
-    def test_exact_returns_them_bit_for_bit(self, vae, height, width, count, one_image, one_mask, soft, tile, seed):
+    def test_exact_returns_them_bit_for_bit(
+        self, vae, height, width, count, one_image, one_mask, soft, tile, region, seed
+    ):
         latent, _, _ = make_case(height, width, count, seed)
         _, image, mask = make_case(height, width, count, seed + 1)
         image = image[:1] if one_image else image
         mask = mask[:1] if one_mask else mask
         if soft:
             mask = torch.nn.functional.avg_pool2d(mask, 3, stride=1, padding=1)
-        output = asymvq.decode(vae, latent, image=image, mask=mask, tile=tile)
+        output = asymvq.decode(vae, latent, image=image, mask=mask, tile=tile, region=region)
         kept = (mask == 0).expand_as(output)
         assert output.shape == (count, 3, height, width)
         assert torch.equal(output[kept], image.expand_as(output)[kept])
@@ -143,9 +146,10 @@ class TestSizes:
         latent, image, mask = make_case(64, 64)
         done = []
         tiled = asymvq.decode(
-            vae, latent, image=image, mask=mask, tile=32, overlap=16, progress=lambda *step: done.append(step)
-        )
-        whole = asymvq.decode(vae, latent, image=image, mask=mask)
+            vae, latent, image=image, mask=mask, tile=32, overlap=16, region="full",
+            progress=lambda *step: done.append(step),
+        )  # fmt: skip
+        whole = asymvq.decode(vae, latent, image=image, mask=mask, region="full")
         assert done == [(i, 9) for i in range(1, 10)]
         assert tiled.shape == whole.shape
         assert (tiled - whole).abs().mean() < 0.25 * whole[(mask > 0).expand_as(whole)].std()
@@ -162,6 +166,55 @@ class TestSizes:
             one = slice(i, i + 1)
             alone = asymvq.decode(vae, latent[one], image=image[one], mask=mask[one])
             torch.testing.assert_close(together[one], alone, atol=1e-5, rtol=0)
+
+
+class TestRegion:
+    def small_mask(self, size: int) -> torch.Tensor:
+        mask = torch.zeros(1, 1, size, size)
+        mask[..., 40:60, 16:48] = 1
+        return mask
+
+    def test_masked_decodes_little_and_leaves_the_source_elsewhere(self, vae, monkeypatch):
+        latent, image, _ = make_case(256, 256)
+        mask = self.small_mask(256)
+        seen = []
+        whole = vae.decode
+        monkeypatch.setattr(vae, "decode", lambda z, **more: seen.append(z.shape[-2:].numel()) or whole(z, **more))
+        for keep in ("exact", "network"):
+            output = asymvq.decode(vae, latent, image=image, mask=mask, region="masked", keep=keep)
+            far = torch.zeros_like(mask).bool()
+            far[..., 130:, :] = True
+            assert torch.equal(output[far.expand_as(output)], image[far.expand_as(output)])
+            assert not torch.equal(output[..., 40:60, 16:48], image[..., 40:60, 16:48])
+        # 20 × 32 pixels with 32 around them, of which 16 lie outside the picture on the left
+        assert seen == [84 * 80 // FACTOR**2] * 2
+
+    def test_auto_takes_what_is_less(self, vae, monkeypatch):
+        latent, image, _ = make_case(256, 256)
+        sizes = []
+        whole = vae.decode
+        monkeypatch.setattr(vae, "decode", lambda z, **more: sizes.append(tuple(z.shape[-2:])) or whole(z, **more))
+        asymvq.decode(vae, latent, image=image, mask=self.small_mask(256))
+        scattered = torch.zeros(1, 1, 256, 256)
+        scattered[..., ::30, ::30] = 1
+        asymvq.decode(vae, latent, image=image, mask=scattered)
+        asymvq.decode(vae, latent)
+        assert sizes == [(21, 20), (64, 64), (64, 64)]
+
+    def test_each_picture_of_a_batch_has_its_own_region_and_equal_tiles_go_together(self, vae, monkeypatch):
+        latent, image, _ = make_case(256, 256, count=3)
+        mask = torch.zeros(3, 1, 256, 256)
+        mask[0, :, 100:120, 100:120] = 1
+        mask[2, :, 100:120, 140:160] = 1
+        counts = []
+        whole = vae.decode
+        monkeypatch.setattr(vae, "decode", lambda z, **more: counts.append(len(z)) or whole(z, **more))
+        output = asymvq.decode(vae, latent, image=image, mask=mask, region="masked", batch=4)
+        assert counts == [2]
+        assert torch.equal(output[1], image[1])
+        for i in (0, 2):
+            alone = asymvq.decode(vae, latent[i : i + 1], image=image[i : i + 1], mask=mask[i : i + 1], region="masked")
+            torch.testing.assert_close(output[i : i + 1], alone, atol=1e-5, rtol=0)
 
 
 class TestPrecision:
@@ -210,6 +263,7 @@ class TestRefusals:
             ({"image": torch.zeros(1, 4, 24, 32)}, r"image of shape \(B, 3, H, W\)"),
             ({"mask": torch.zeros(24, 32)}, r"mask of shape \(B, 1, H, W\)"),
             ({"keep": "pixels"}, "'exact' or 'network'"),
+            ({"region": "half"}, "region to be 'auto' or 'masked' or 'full'"),
             ({"tile": 8, "overlap": 8}, "overlap below it"),
         ],
     )

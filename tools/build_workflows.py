@@ -150,8 +150,8 @@ def conditioned_by(positive: str, negative: str) -> Node:
 
 
 def keep(samples: str, source: str, mask: str) -> Node:
-    values, wires = ("exact", 0, "auto", 512, 64), {"samples": samples, "vae": "vae", "image": source, "mask": mask}
-    return Node("ours", "AsymVQDecode", 240, values, wires)
+    wires = {"samples": samples, "vae": "vae", "image": source, "mask": mask}
+    return Node("ours", "AsymVQDecode", 240, ("exact", 0, "auto", 512, 64, "auto"), wires)
 
 
 def plain(samples: str, vae: str, title: str) -> Node:

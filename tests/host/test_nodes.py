@@ -201,7 +201,7 @@ class TestDecode:
         mask[:, 20:200, 20:200] = 1
         arguments = {
             "samples": {"samples": torch.randn(1, 4, 32, 32)}, "vae": vae, "image": image, "mask": mask,
-            "tiling": "on", "tile_size": 128, "overlap": 32,
+            "tiling": "on", "tile_size": 128, "overlap": 32, "region": "full",
         }  # fmt: skip
         run(host, "AsymVQDecode", **arguments)
         assert len(reports) >= 3  # the host leaves out reports that come too fast
@@ -227,7 +227,8 @@ class TestDecode:
             return whole(latent, **condition)
 
         monkeypatch.setattr(vae.first_stage_model, "decode", limited)
-        arguments = {"samples": {"samples": torch.randn(1, 4, 80, 80)}, "vae": vae, "image": image, "mask": mask}
+        samples = {"samples": torch.randn(1, 4, 80, 80)}
+        arguments = {"samples": samples, "vae": vae, "image": image, "mask": mask, "region": "full"}
         output = run(host, "AsymVQDecode", **arguments)
         assert sizes[:3] == [80, 64, 32]
         assert torch.equal(output[mask == 0], image[mask == 0])
