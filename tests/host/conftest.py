@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -24,15 +26,34 @@ def find_host() -> Path | None:
     return next((path for path in candidates if path is not None and (path / "comfy" / "sd.py").exists()), None)
 
 
+def reason_to_skip() -> str | None:
+    """Why the tests of this folder cannot run, and what to do about it."""
+    path = find_host()
+    if path is None:
+        return "no ComfyUI found: set COMFYUI_PATH to a checkout, or put one into ~/comfy/ComfyUI"
+    essential = (path / "requirements.txt").read_text("utf-8").split("#non essential")[0]
+    names = re.findall(r"^[\w-]+", essential, re.MULTILINE)
+    missing = [name for name in names if not is_installed(name)]
+    if missing:
+        return f"ComfyUI lacks {', '.join(missing)}: pip install -r {path / 'requirements.txt'}"
+    return None
+
+
+def is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skip = pytest.mark.skip(
-        reason="no ComfyUI found: set COMFYUI_PATH to a checkout whose requirements are installed in this environment"
-    )
+    reason = reason_to_skip()
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.host)
-            if find_host() is None:
-                item.add_marker(skip)
+            if reason is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
