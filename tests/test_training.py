@@ -11,7 +11,7 @@ from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.config import AutoencoderConfig
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import kept_error
-from asymvq.training.copying import start_with_copying
+from asymvq.training.copying import hold_to_code, start_with_copying
 from asymvq.training.data import RandomCrops, random_masks
 from asymvq.training.step import autoencoder_loss, decoder_loss
 
@@ -66,6 +66,24 @@ class TestCopying:
             optimizer.step()
             losses.append(log["generated_l1"])
         assert losses[-1] < 0.5 * losses[0]
+
+    @torch.no_grad()
+    def test_the_copy_survives_training_where_generated_pixels_are_held_to_the_code(self, vae, photo):
+        start_with_copying(vae)
+        torch.manual_seed(1)
+        for parameter in vae.decoder.up.parameters():  # as training would
+            parameter += 0.03 * torch.randn_like(parameter)
+        image = RandomCrops([photo], size=64).batch(2, np.random.default_rng(1))
+        mask = random_masks(2, 64, np.random.default_rng(2))
+        latent = vae.encode(image)
+        drifted = vae.decode(latent, image=image, mask=mask)
+        hold_to_code(vae)
+        held = vae.decode(latent, image=image, mask=mask)
+        assert kept_error(held, image, mask) < 1e-5 < kept_error(drifted, image, mask)
+        weights = vae.decoder.up[0].block[1].conv2.weight.clone()
+        hold_to_code(vae)
+        torch.testing.assert_close(vae.decoder.up[0].block[1].conv2.weight, weights)
+        assert held.std() > 0.01
 
     def test_a_decoder_without_room_is_refused(self):
         with pytest.raises(ValueError, match="4 channels a group"):

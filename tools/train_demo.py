@@ -22,7 +22,7 @@ import torch
 
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.config import AutoencoderConfig, ConditionConfig
-from asymvq.training.copying import start_with_copying
+from asymvq.training.copying import hold_to_code, start_with_copying
 from asymvq.training.data import RandomCrops, random_masks
 from asymvq.training.step import autoencoder_loss, decoder_loss
 
@@ -73,9 +73,11 @@ def main() -> None:
     args = parser.parse_args()
 
     vae = build(args)
+    hold_to_code(vae)
     average = copy.deepcopy(vae)
     if args.resume and args.out.exists():
         average.load_state_dict(torch.load(args.out, weights_only=True)["average"])
+        hold_to_code(average)
     trained = vae if args.stage == "vae" else vae.decoder
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=args.lr, betas=(0.9, 0.99))
@@ -101,6 +103,7 @@ def main() -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        hold_to_code(vae)
         decay = min(0.999, (step + 1) / (step + 10))
         with torch.no_grad():
             for a, b in zip(average.parameters(), vae.parameters(), strict=True):

@@ -6,8 +6,9 @@ is carried by four channels of one group,
     (b + x, -b + x, b - x, -b - x)
 
 whose mean is 0 and whose variance b² + E[x²] hardly depends on x when b is large. Because silu(t) - silu(-t) = t,
-`conv_out` reads x back with the weights ½·(+, +, -, -)·b. Generated pixels are carried in the same code, written by the
-last residual block.
+`conv_out` reads x back with the weights ½·(+, +, -, -)·b. Generated pixels are carried in the same code, written by
+the finest level's residual blocks. Kept and generated pixels share GroupNorm's statistics, so that the copy stays exact
+only while generated ones stay in the code: `hold_to_code` after every step sees to it.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
         )
     count = 4 * config.image_channels
     offsets = offset * torch.tensor(OFFSET_SIGNS).repeat(config.image_channels)
-    blocks = [module for module in decoder.up[0].modules() if isinstance(module, ResidualBlock)]
-    _write_generated_code(blocks, count, offsets)
+    _write_generated_code(_finest_blocks(vae), count, offsets)
 
     decoder.conv_out.weight.zero_()
     assert decoder.conv_out.bias is not None
@@ -60,6 +60,32 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
         assert isinstance(first, nn.Conv2d)
         assert isinstance(second, nn.Conv2d)
         _write_kept_code(first, second, config.image_channels, offsets)
+
+
+@torch.no_grad()
+def hold_to_code(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> None:
+    """Projects what the finest level writes onto the code, in place: training may choose x, and nothing else."""
+    count = 4 * vae.config.image_channels
+    offsets = offset * torch.tensor(OFFSET_SIGNS).repeat(vae.config.image_channels)
+    blocks = _finest_blocks(vae)
+    writers = [block.conv2 for block in blocks]
+    if blocks[0].nin_shortcut is not None:
+        writers.append(blocks[0].nin_shortcut)
+    for conv in writers:
+        assert conv.bias is not None
+        base = offsets if conv is blocks[0].nin_shortcut else torch.zeros(count)
+        _write_rows(conv, count, _projected(conv.weight[:count]), base + _projected(conv.bias[:count]))
+
+
+def _projected(rows: Tensor) -> Tensor:
+    """(4·colours, …) onto the colour signs."""
+    signs = torch.tensor(COLOUR_SIGNS).view(1, 4, *[1] * (rows.ndim - 1))
+    by_colour = rows.unflatten(0, (-1, 4))
+    return ((by_colour * signs).mean(dim=1, keepdim=True) * signs).flatten(0, 1)
+
+
+def _finest_blocks(vae: AsymmetricAutoencoder) -> list[ResidualBlock]:
+    return [module for module in vae.decoder.up[0].modules() if isinstance(module, ResidualBlock)]
 
 
 def _colour_rows(tensor: Tensor, colours: int) -> Tensor:
