@@ -73,6 +73,7 @@ class TestCopying:
         torch.manual_seed(1)
         for parameter in vae.decoder.up.parameters():  # as training would
             parameter += 0.03 * torch.randn_like(parameter)
+        vae.decoder.up[0].block[-1].conv2.bias += 0.5
         image = RandomCrops([photo], size=64).batch(2, np.random.default_rng(1))
         mask = random_masks(2, 64, np.random.default_rng(2))
         latent = vae.encode(image)
