@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = "demo (bundled)"
 NO_BASE = "none"
+SMALL_VAE = 20_000_000
+"""Parameters. Below, half precision saves nothing worth the colours that it costs."""
 DEMO_FILE = Path(__file__).parent.parent / "asymvq" / "assets" / "demo.safetensors"
 
 
@@ -69,7 +71,7 @@ class AsymVQLoader(io.ComfyNode):
                     default=Precision.AUTO,
                     optional=True,
                     advanced=True,
-                    tooltip="What to compute in. auto: what ComfyUI uses for VAEs on this device.",
+                    tooltip="What to compute in. auto: as ComfyUI does on this device, and fp32 for very small VAEs.",
                 ),
             ],
             outputs=[io.Vae.Output()],
@@ -88,9 +90,16 @@ class AsymVQLoader(io.ComfyNode):
             checkpoint = with_encoder(checkpoint, read(vae_path(base_vae)))
         elif base_vae != NO_BASE:
             logger.info("%s has an encoder of its own: base_vae %s is not used.", vae_name, base_vae)
-        vae = AsymmetricVAE(checkpoint, dtype=Precision(dtype).dtype)
+        precision = Precision(dtype)
+        if precision is Precision.AUTO and count_parameters(checkpoint) < SMALL_VAE:
+            precision = Precision.FP32
+        vae = AsymmetricVAE(checkpoint, dtype=precision.dtype)
         logger.info("%s: %s, computed in %s.", vae_name, describe(checkpoint), vae.vae_dtype)
         return io.NodeOutput(vae)
+
+
+def count_parameters(checkpoint: Checkpoint) -> int:
+    return sum(tensor.numel() for tensor in checkpoint.state_dict.values())
 
 
 def describe(checkpoint: Checkpoint) -> str:

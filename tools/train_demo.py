@@ -3,8 +3,9 @@
     python tools/train_demo.py vae --data PHOTOS --out vae.pt --minutes 45
     python tools/train_demo.py decoder --data PHOTOS --base vae.pt --out decoder.pt --minutes 60
 
-Both save their running average every minute; `--resume` goes on from the saved file. The result becomes
-`asymvq/assets/demo.safetensors` with `asymvq.save`.
+    python tools/train_demo.py export --base decoder.pt --out asymvq/assets/demo.safetensors
+
+The first two save their running average every minute; `--resume` goes on from the saved file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.config import AutoencoderConfig, ConditionConfig
 from asymvq.training.copying import hold_to_code, start_with_copying
@@ -57,11 +59,11 @@ def build(args: argparse.Namespace) -> AsymmetricAutoencoder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["vae", "decoder"])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("stage", choices=["vae", "decoder", "export"])
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--base", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=96)
     parser.add_argument("--lr", type=float, default=5e-4)
@@ -71,7 +73,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
+    if args.stage == "export":
+        export(args.base, args.out)
+    else:
+        train(args)
 
+
+def train(args: argparse.Namespace) -> None:
     vae = build(args)
     hold_to_code(vae)
     average = copy.deepcopy(vae)
@@ -117,6 +125,17 @@ def main() -> None:
             print(f"{progress:6.1%} step {step}", {k: round(v, 5) for k, v in means.items()}, flush=True)
             logs.clear()
     save(args.out, vae, average)
+
+
+def export(trained: Path, out: Path) -> None:
+    """Writes the running average of a trained decoder as a VAE that `asymvq.load` reads."""
+    vae = AsymmetricAutoencoder(dataclasses.replace(CONFIG, condition=ConditionConfig()))
+    vae.load_state_dict(torch.load(trained, weights_only=True)["average"])
+    summary = {
+        "modelspec.title": "Asymmetric VQGAN demo",
+        "asymvq.training": "tools/train_demo.py, Kodak photos 1 to 12",
+    }
+    asymvq.save(vae, out, metadata=summary)
 
 
 def save(path: Path, vae: AsymmetricAutoencoder, average: AsymmetricAutoencoder) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from .. import __version__
 from ..autoencoder import AsymmetricAutoencoder
@@ -85,7 +86,7 @@ def compare(vae: AsymmetricAutoencoder, latent: Tensor, image: Tensor, mask: Ten
         "conditional, exact": lambda: decode(vae, latent, image=image, mask=mask, keep="exact"),
     }
     results: list[Result] = []
-    for name, way in ways.items():
+    for name, way in tqdm(ways.items(), unit="decode", leave=False, disable=None):
         started = time.perf_counter()
         picture = way()
         seconds = time.perf_counter() - started
