@@ -35,7 +35,7 @@ def reason_to_skip() -> str | None:
     names = re.findall(r"^[\w-]+", essential, re.MULTILINE)
     missing = [name for name in names if not is_installed(name)]
     if missing:
-        return f"ComfyUI lacks {', '.join(missing)}: pip install -r {path / 'requirements.txt'}"
+        return f"ComfyUI lacks {missing[0]} and {len(missing) - 1} more: pip install -r {path / 'requirements.txt'}"
     return None
 
 
