@@ -76,7 +76,7 @@ class AutoencoderConfig:
         return (*self.decoder_channels, self.decoder_channels[-1])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types only."""
+        """As `json.dumps` takes it, and `from_dict` takes back."""
         data = dataclasses.asdict(self)
         if self.condition is not None:
             data["condition"]["mask_reduction"] = self.condition.mask_reduction.value

@@ -55,7 +55,7 @@ def main() -> None:
     print(f"{args.vae.name}: {len(paths)} pictures, {args.masks} masks each, seed {args.seed}\n")
     print("| squared error | conditional | plain | ratio |\n|---|---|---|---|")
     for name, (conditional, plain) in errors.items():
-        print(f"| {name} | {conditional:.2e} | {plain:.2e} | {conditional / plain:.4f} |")
+        print(f"| {name} | {conditional:.2e} | {plain:.2e} | {conditional / plain:.3g} |")
     if args.json:
         args.json.write_text(json.dumps(errors, indent=2) + "\n")
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.config import AutoencoderConfig
-from asymvq.masks import random_thick_mask
 from asymvq.metrics import kept_error
 from asymvq.training.copying import hold_to_code, start_with_copying
 from asymvq.training.data import RandomCrops, random_masks
@@ -134,4 +133,3 @@ class TestCrops:
             RandomCrops([photo], size=128)
         with pytest.raises(ValueError, match="at least one picture"):
             RandomCrops([], size=32)
-        assert random_thick_mask(8, 8, np.random.default_rng(0)).shape == (1, 8, 8)

@@ -17,7 +17,6 @@ CONFIG = AutoencoderConfig(
     encoder_blocks=1,
     norm_groups=4,
 )
-HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def write_vae(host, name: str, config: AutoencoderConfig = CONFIG, **options) -> asymvq.AsymmetricAutoencoder:
@@ -82,6 +81,17 @@ class TestLoader:
         whole = run(host, "AsymVQLoader", vae_name="decoder.safetensors", base_vae="tiny.safetensors", dtype="fp32")
         latent = stock(host, "VAEEncode", vae=whole, pixels=image)[0]["samples"]
         torch.testing.assert_close(latent, reference.encode(image.movedim(-1, 1) * 2 - 1), atol=1e-5, rtol=0)
+
+    def test_very_small_vaes_are_computed_in_fp32_unless_told_otherwise(self, host, reference, monkeypatch):
+        import comfy.model_management
+
+        # as on a GPU, where the host computes VAEs in bfloat16
+        monkeypatch.setattr(comfy.model_management, "vae_dtype", lambda *_: torch.bfloat16)
+        loader = host.pack("nodes.load")
+        assert run(host, "AsymVQLoader", vae_name="tiny.safetensors").vae_dtype == torch.float32
+        assert run(host, "AsymVQLoader", vae_name="tiny.safetensors", dtype="bf16").vae_dtype == torch.bfloat16
+        monkeypatch.setattr(loader, "SMALL_VAE", 1)
+        assert run(host, "AsymVQLoader", vae_name="tiny.safetensors").vae_dtype == torch.bfloat16
 
     def test_a_file_written_anew_is_loaded_anew(self, host, reference):
         node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"]
