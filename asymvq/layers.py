@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Ops(Protocol):
@@ -124,6 +125,9 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one resolution, then a change of resolution (none at the last level)."""
 
+    recompute = False
+    """Training: keep only each block's input, and compute the rest again for the gradient."""
+
     def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int, ops: Ops):
         super().__init__()
         self.block = nn.ModuleList(
@@ -132,7 +136,7 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute else block(x)
         return x
 
 

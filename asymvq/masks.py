@@ -14,17 +14,20 @@ REFERENCE_SIZE = 256
 """Stroke lengths and widths below are in pixels of a picture whose short side is this."""
 
 
-def random_thick_mask(height: int, width: int, rng: np.random.Generator) -> Tensor:
+def random_thick_mask(height: int, width: int, rng: np.random.Generator, *, scale: float = 1.0) -> Tensor:
     """A "random thick" mask as LaMa (arXiv 2109.07161) and the asymmetric VQGAN train with: thick strokes or boxes.
 
     Lengths grow with the short side, so that a mask covers a like share of any picture.
 
+    Args:
+        scale: factor of all lengths and widths.
+
     Returns:
         (1, H, W) float, values 0 and 1, 1 = to be generated. Never empty and never full.
     """
+    scale = scale * min(height, width) / REFERENCE_SIZE
     while True:
         canvas = Image.new("L", (width, height))
-        scale = min(height, width) / REFERENCE_SIZE
         if rng.random() < 1.0 / 1.3:
             _draw_strokes(canvas, scale, rng)
         else:

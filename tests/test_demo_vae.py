@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import asymvq
-from asymvq.cli.pictures import read_picture
+from asymvq.pictures import read_picture
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import kept_error, masked_error
 

@@ -58,7 +58,7 @@ def save(
     weights = path if is_file else path / f"{DIFFUSERS_STEM}.safetensors"
     _save_tensors(to_diffusers(state, config), weights, {"format": "pt", **(metadata or {})})
     if not is_file:
-        with _replacing(path / "config.json") as temporary:
+        with replacing(path / "config.json") as temporary:
             temporary.write_text(json.dumps(diffusers, indent=2) + "\n", encoding="utf-8")
 
 
@@ -132,12 +132,12 @@ def _not_in_diffusers(expected: str, got: str) -> ValueError:
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         save_file(dict(tensors), temporary, metadata=metadata)
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A path to write to; on success it becomes `path` in one step, on failure it is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

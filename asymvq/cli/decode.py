@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from ..checkpoint import load
 from ..decode import decode
+from ..pictures import prepare_output, read_mask, read_picture, write_picture
 from .devices import parse_device, parse_dtype
 from .latents import read_latent
-from .pictures import prepare_output, read_mask, read_picture, write_picture
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from torch import Tensor
 
-from .pictures import to_pillow
+from ..pictures import to_pillow
 
 BACKGROUND, INK, FAINT_INK = (246, 246, 244), (28, 29, 33), (96, 98, 104)
 ACCENT, DETAIL_FRAME, NOT_COMPARED = (255, 122, 26), (255, 255, 255), (58, 60, 66)

@@ -62,6 +62,35 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
         _write_kept_code(first, second, config.image_channels, offsets)
 
 
+def copied_modules(vae: AsymmetricAutoencoder) -> list[nn.Module]:
+    """What writes and reads the code of kept pixels: frozen while the rest is trained."""
+    modules: list[nn.Module] = [vae.decoder.norm_out, vae.decoder.conv_out]
+    if vae.decoder.condition_encoder is not None:
+        modules.append(vae.decoder.condition_encoder.layers[0])
+    return modules
+
+
+@torch.no_grad()
+def check_copying(vae: AsymmetricAutoencoder, *, tolerance: float = 1e-4) -> None:
+    """
+    Raises:
+        ValueError: kept pixels do not pass the decoder unchanged, so that there is no code to hold it to.
+    """
+    generator = torch.Generator().manual_seed(0)
+    side = 4 * vae.config.factor
+    image = torch.rand(1, vae.config.image_channels, side, side, generator=generator) * 2 - 1
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., : side // 2] = 1
+    latent = torch.randn(1, vae.config.latent_channels, 4, 4, generator=generator)
+    output = vae.decode(latent, image=image, mask=mask)
+    error = ((output - image) * (1 - mask)).square().mean().item()
+    if not error < tolerance:
+        raise ValueError(
+            f"Expected a decoder that copies kept pixels (squared error below {tolerance}), but this one's error is "
+            f"{error:.2g}. Train without copying, or start from scratch with it."
+        )
+
+
 @torch.no_grad()
 def hold_to_code(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> None:
     """Projects what the finest level writes onto the code, in place: training may choose x, and nothing else."""

@@ -1,7 +1,14 @@
-"""Random crops of photos."""
+"""Pictures to training samples. A sample is a function of the seed and its number alone, so that a run that goes on
+after a stop, or on other devices, sees what it would have seen.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,50 +17,194 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..config import AutoencoderConfig
 from ..masks import random_thick_mask
+from ..pictures import read_picture
+from .harmonise import ColourShift
+from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".jfif")
+CACHE_BYTES = 2 << 30
+NAMED = 5
+"""How many skipped files are named in one line of the log."""
 
 
-class RandomCrops:
-    """Square crops of random size, place and mirroring, resized to `size`.
+class Pictures:
+    """Training pictures, read when they are first needed.
+
+    They are kept in memory (up to 2 GiB), no larger than the crops need.
 
     Args:
-        paths: pictures, all held in memory.
-        size: side of what comes out, pixels.
-        scale: range of the crop's side as a multiple of `size`; what does not fit in a picture is limited to it.
+        sources: files, or tensors (3, H, W) uint8.
+        crop: side of the training crops, pixels: what is smaller is left out, and named in the log.
+        crop_scale: as `Recipe.crop_scale`.
+
+    Raises:
+        ValueError: nothing is left to train on.
     """
 
-    def __init__(self, paths: list[Path], *, size: int, scale: tuple[float, float] = (1.0, 2.0)):
-        if not paths:
-            raise ValueError("Expected at least one picture to train on, but got none.")
-        self.size = size
-        self.scale = scale
-        self.pictures = [load_picture(path) for path in paths]
-        for path, picture in zip(paths, self.pictures, strict=True):
-            if min(picture.shape[1:]) < size:
-                raise ValueError(f"Expected pictures of at least {size} pixels a side, but {path} has {picture.shape}.")
+    def __init__(self, sources: Sequence[Path | Tensor], *, crop: int, crop_scale: tuple[float, float]):
+        self.largest_side = max(crop, round(crop / crop_scale[0]))
+        """What a picture's short side is reduced to: its smallest crops then have `crop` pixels a side."""
+        self.sources: list[Path | Tensor] = []
+        skipped: list[str] = []
+        for number, source in enumerate(sources):
+            reason = _unfit(source, crop)
+            if reason is None:
+                self.sources.append(source)
+            else:
+                skipped.append(f"{source if isinstance(source, Path) else f'picture {number}'} ({reason})")
+        self.skipped = skipped
+        if skipped:
+            more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+            logger.warning("Skipped %d pictures: %s%s.", len(skipped), ", ".join(skipped[:NAMED]), more)
+        if not self.sources:
+            raise ValueError(
+                f"Expected pictures of at least {crop} pixels a side to train on, but got {len(sources)} of which none "
+                "can be used. Choose a folder with larger pictures, or train on smaller crops."
+            )
+        self._cache: OrderedDict[int, Tensor] = OrderedDict()
+        self._cached_bytes = 0
 
-    def batch(self, count: int, rng: np.random.Generator) -> Tensor:
-        """(count, 3, size, size) in [-1, 1]."""
-        return torch.stack([self._crop(rng) for _ in range(count)])
+    @classmethod
+    def from_folder(cls, folder: Path, *, crop: int, crop_scale: tuple[float, float]) -> Pictures:
+        """Every picture file below `folder`.
 
-    def _crop(self, rng: np.random.Generator) -> Tensor:
-        picture = self.pictures[rng.integers(len(self.pictures))]
+        Raises:
+            ValueError: there is no such folder, or nothing in it to train on.
+        """
+        if not folder.is_dir():
+            raise ValueError(f"Expected a folder of pictures, but got {folder}, which is none.")
+        found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
+        files = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+        if not files:
+            raise ValueError(f"Expected pictures ({', '.join(SUFFIXES)}) in {folder} or below, but found none.")
+        return cls(files, crop=crop, crop_scale=crop_scale)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, number: int) -> Tensor:
+        """(3, H, W) uint8. A file that turns out to be broken is replaced by the next that is not."""
+        if number in self._cache:
+            self._cache.move_to_end(number)
+            return self._cache[number]
+        for other in range(len(self)):
+            source = self.sources[(number + other) % len(self)]
+            try:
+                picture = source if isinstance(source, Tensor) else _read(source)
+            except (ValueError, OSError) as error:
+                logger.warning("Skipped a picture: %s", error)
+                self.skipped.append(f"{source} (unreadable)")
+                continue
+            return self._remember(number, _reduced(picture, self.largest_side))
+        raise ValueError(f"Expected pictures to train on, but none of {len(self)} files can be read.")
+
+    def _remember(self, number: int, picture: Tensor) -> Tensor:
+        self._cache[number] = picture
+        self._cached_bytes += picture.numel()
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].numel()
+        return picture
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples on the CPU, float32."""
+
+    image: Tensor
+    """(B, 3, S, S) in [-1, 1]: the target, and where the kept pixels come from."""
+    encoded: Tensor
+    """(B, 3, S, S): what the latent is made of, `image` or a colour-shifted copy."""
+    mask: Tensor
+    """(B, 1, S, S) of 0 and 1; all ones where a sample has no condition."""
+    noise: Tensor
+    """(B, C, s, s) standard normal, for the sample of the posterior."""
+    extra_noise: Tensor
+    """(B, C, s, s) normal, in units of each latent's own deviation; 0 where nothing was shifted."""
+    crops: tuple[int, ...] | None
+    """Numbers of the fixed crops, where there are any."""
+
+
+class Samples:
+    """Numbered training samples.
+
+    Args:
+        config: of the VAE, for the latent's shape.
+    """
+
+    def __init__(self, pictures: Pictures, recipe: Recipe, config: AutoencoderConfig, *, seed: int):
+        if recipe.crop % config.factor:
+            raise ValueError(f"Expected a crop that is a multiple of {config.factor}, but got {recipe.crop}.")
+        self.pictures, self.recipe, self.seed = pictures, recipe, seed
+        side = recipe.crop // config.factor
+        self.latent_shape = (config.latent_channels, side, side)
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Samples `first` to `first + count - 1`."""
+        rows = [self._sample(number) for number in range(first, first + count)]
+        fixed = self.recipe.fixed_crops
+        crops = tuple(number % fixed for number in range(first, first + count)) if fixed else None
+        return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)), crops=crops)
+
+    def _sample(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        recipe, side = self.recipe, self.recipe.crop
+        crop_number = number % recipe.fixed_crops if recipe.fixed_crops else number
+        crop_rng = np.random.default_rng([self.seed, 0, crop_number])
+        image = self._crop(self._shuffled(crop_number), crop_rng)
+        shift, shifted = ColourShift.random(crop_rng), crop_rng.random() < recipe.harmonise
+
+        rng = np.random.default_rng([self.seed, 1, number])
+        noise, extra_noise = torch.from_numpy(rng.standard_normal((2, *self.latent_shape), dtype=np.float32))
+        conditioned = rng.random() >= recipe.unconditioned
+        mask = random_thick_mask(side, side, rng, scale=recipe.mask_scale) if conditioned else torch.ones(1, side, side)
+        # without kept pixels nothing tells what the true colours are
+        shifted = shifted and (conditioned or recipe.fixed_crops > 0)
+        encoded = shift(image) if shifted else image
+        target = image if conditioned else encoded
+        return target, encoded, mask, noise, extra_noise * (recipe.latent_noise * shifted)
+
+    def _shuffled(self, number: int) -> int:
+        """Every picture once, then all again in another order."""
+        epoch, position = divmod(number, len(self.pictures))
+        return int(np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.pictures))[position])
+
+    def _crop(self, picture_number: int, rng: np.random.Generator) -> Tensor:
+        picture, size = self.pictures[picture_number], self.recipe.crop
         _, height, width = picture.shape
-        side = min(round(self.size * rng.uniform(*self.scale)), height, width)
+        side = max(1, round(min(height, width) * rng.uniform(*self.recipe.crop_scale)))
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        mirrored = rng.random() < 0.5
         crop = picture[:, top : top + side, left : left + side].float().div(127.5).sub(1)
-        if side != self.size:
-            resized = F.interpolate(crop[None], size=(self.size, self.size), mode="bicubic", antialias=True)
-            crop = resized[0].clamp(-1, 1)
-        return crop.flip(-1) if rng.random() < 0.5 else crop
+        if side != size:
+            # as area resizing where it reduces, smooth where it enlarges
+            crop = F.interpolate(crop[None], size=(size, size), mode="bicubic", antialias=True)[0].clamp(-1, 1)
+        return crop.flip(-1) if mirrored else crop
 
 
-def load_picture(path: Path) -> Tensor:
-    """(3, H, W) uint8."""
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+def _unfit(source: Path | Tensor, crop: int) -> str | None:
+    """Why a picture cannot be used, as far as its header tells."""
+    if isinstance(source, Tensor):
+        height, width = source.shape[1:]
+    else:
+        try:
+            with Image.open(source) as picture:
+                width, height = picture.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return "unreadable"
+    return f"{width}×{height}: too small" if min(height, width) < crop else None
 
 
-def random_masks(count: int, size: int, rng: np.random.Generator) -> Tensor:
-    """(count, 1, size, size) thick masks."""
-    return torch.stack([random_thick_mask(size, size, rng) for _ in range(count)])
+def _read(path: Path) -> Tensor:
+    return read_picture(path)[0].add(1).mul(127.5).round().byte()
+
+
+def _reduced(picture: Tensor, largest_side: int) -> Tensor:
+    _, height, width = picture.shape
+    scale = largest_side / min(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(largest_side, round(height * scale)), max(largest_side, round(width * scale)))
+    return F.interpolate(picture[None].float(), size=size, mode="area")[0].round().byte()

@@ -1,11 +1,25 @@
-"""What one optimisation step minimises."""
+"""What one training step minimises."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..autoencoder import AsymmetricAutoencoder
+from ..losses import (
+    PatchDiscriminator,
+    adaptive_weight,
+    border_weights,
+    generator_loss,
+    perceptual_loss,
+    pixel_loss,
+    structure_loss,
+)
+from .data import Batch
+from .recipe import Recipe
 
 
 def autoencoder_loss(vae: AsymmetricAutoencoder, image: Tensor, *, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
@@ -18,27 +32,50 @@ def autoencoder_loss(vae: AsymmetricAutoencoder, image: Tensor, *, kl_weight: fl
     return l1 + kl_weight * kl, {"l1": l1.item(), "kl": kl.item()}
 
 
-def decoder_loss(
-    vae: AsymmetricAutoencoder, image: Tensor, mask: Tensor, *, kept_weight: float = 1.0
-) -> tuple[Tensor, dict[str, float]]:
-    """L1 for a decoder on a frozen encoder (arXiv 2306.04632, without its perceptual and adversarial terms).
+@torch.no_grad()
+def sample_latent(mean: Tensor, deviation: Tensor, batch: Batch) -> Tensor:
+    """A sample of the posterior with the batch's own noise, (B, C, h, w)."""
+    spread = mean.std(dim=(1, 2, 3), keepdim=True)
+    return mean + deviation * batch.noise.to(mean) + spread * batch.extra_noise.to(mean)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The sum of a recipe's losses (arXiv 2306.04632, with the recipe's additions).
 
     Args:
-        image: (B, 3, H, W) in [-1, 1], source and target at once.
-        mask: (B, 1, H, W) of 0 and 1, 1 = generated. A sample whose mask is all ones is decoded without condition.
-        kept_weight: weight of kept pixels against generated ones.
+        lpips: from `asymvq.perceptual.load_lpips`, where the recipe has a weight for it.
+        discriminator: likewise.
     """
-    with torch.no_grad():
-        mean, deviation = vae.posterior(image)
-        latent = mean + deviation * torch.randn_like(mean)
-    output = vae.decode(latent, image=image, mask=mask).float()
-    error = (output - image).abs()
-    weight = mask + kept_weight * (1 - mask)
-    loss = (error * weight).mean()
-    with torch.no_grad():
-        kept, generated = (error * m for m in (1 - mask, mask))
-        log = {
-            "kept_l1": (kept.sum() / (3 * (1 - mask).sum()).clamp(min=1)).item(),
-            "generated_l1": (generated.sum() / (3 * mask.sum()).clamp(min=1)).item(),
-        }
-    return loss, log
+
+    recipe: Recipe
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+    discriminator: PatchDiscriminator | None = None
+
+    def reconstruction(self, output: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pixel errors, LPIPS and SSIM as weighted by the recipe, of (B, 3, H, W) in [-1, 1].
+
+        Args:
+            mask: (B, 1, H, W) of 0 and 1, 1 = generated.
+        """
+        recipe = self.recipe
+        weights = None
+        if recipe.border:
+            weights = border_weights(mask, weight=recipe.border, width=recipe.border_width)
+        loss, log = pixel_loss(output, image, mask=mask, weights=weights, l1=recipe.l1, l2=recipe.l2)
+        if self.lpips is not None:
+            perceptual, figures = perceptual_loss(output, image, distance=self.lpips)
+            loss, log = loss + recipe.lpips * perceptual, log | figures
+        if recipe.ssim:
+            structure, figures = structure_loss(output, image)
+            loss, log = loss + recipe.ssim * structure, log | figures
+        return loss * (image[0].numel() if recipe.sum_pixels else 1), log
+
+    def adversarial(
+        self, reconstruction: Tensor, output: Tensor, *, last_layer: nn.Module
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's part of the hinge GAN, weighted so that it moves `last_layer` as much as `reconstruction`."""
+        assert self.discriminator is not None
+        loss, log = generator_loss(self.discriminator, generated=output)
+        weight = adaptive_weight(reconstruction, loss, last_layer=last_layer.weight)
+        return self.recipe.adversarial * weight * loss, log

@@ -1,0 +1,152 @@
+"""Everything that decides a training run besides its pictures: recipes as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class Start(str, Enum):
+    """Where the decoder's first weights come from."""
+
+    GROW = "grow"
+    """The given VAE's decoder: `asymvq.grow`."""
+    SCRATCH = "scratch"
+    """Random weights."""
+
+
+class Precision(str, Enum):
+    """What the forward pass computes in; weights, gradients and averages are float32 always."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    """With loss scaling."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a decoder is trained. The defaults are the recipe "quick"."""
+
+    steps: int = 4000
+    """Optimiser steps."""
+    batch: int = 4
+    """Pictures a step and device, before accumulation."""
+    accumulate: int = 1
+    """Batches a step."""
+    start: Start = Start.GROW
+
+    crop: int = 256
+    """Side of the training pictures, pixels."""
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    """Side of what is cut out before it is resized to `crop`, as a share of the picture's short side."""
+    fixed_crops: int = 0
+    """Train on this many crops, cut once, and keep their latents in memory; 0: a new crop for every sample."""
+    unconditioned: float = 0.5
+    """Share of the samples that are decoded without a condition."""
+    mask_scale: float = 1.0
+    """Size of the masks' strokes and boxes; 1 is LaMa's "thick" for pictures of the crop's size."""
+    harmonise: float = 0.5
+    """Share of the conditioned samples whose latent comes from a colour-shifted copy of the picture."""
+    latent_noise: float = 0.05
+    """Deviation of the noise added to those latents, relative to each latent's own."""
+
+    l1: float = 1.0
+    l2: float = 0.0
+    """Of the squared error: what PSNR measures."""
+    lpips: float = 1.0
+    ssim: float = 0.0
+    adversarial: float = 0.0
+    """Weight of the hinge GAN, on top of the adaptive one."""
+    adversarial_start: int = 0
+    """The step at which it sets in."""
+    border: float = 2.0
+    """Extra weight of generated pixels next to kept ones, in l1 and l2."""
+    border_width: int = 4
+    """Pixels."""
+    sum_pixels: bool = False
+    """Sum the reconstruction losses over a picture's values, as the paper does, where others take the mean."""
+
+    lr: float = 1e-4
+    scale_lr: bool = False
+    """Multiply `lr` with the pictures a step (batch, accumulation and devices)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    """Above 0: AdamW."""
+    warm_up: int = 200
+    """Steps in which the learning rate rises from 1 % to all of it."""
+    final_lr: float = 1e-6
+    """What the cosine ends in."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: no limit."""
+    average: float = 0.999
+    """Decay of the moving average of the weights, which is what is saved; 0: the last weights."""
+    copying: bool = False
+    """Hold the finest level to the code in which kept pixels pass unchanged (`asymvq.training.copying`)."""
+
+    precision: Precision = Precision.FP32
+    channels_last: bool = True
+    recompute: bool = False
+    """Compute activations again for the gradient: less memory, about a third slower."""
+    compile: bool = False
+    """torch.compile: faster after minutes of compilation, where a compiler is at hand."""
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "batch", "accumulate", "crop", "border_width", "mask_scale", "lr")
+        shares = ("unconditioned", "harmonise")
+        weights = (
+            "l1", "l2", "lpips", "ssim", "adversarial", "adversarial_start", "border", "latent_noise", "weight_decay",
+            "warm_up", "final_lr", "clip", "fixed_crops",
+        )  # fmt: skip
+        for name in positive:
+            _check(name, getattr(self, name), getattr(self, name) > 0 or (name == "steps" and self.steps == 0), "> 0")
+        for name in shares:
+            _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in weights:
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "≥ 0")
+        _check("average", self.average, 0 <= self.average < 1, "≥ 0 and < 1")
+        low, high = self.crop_scale
+        _check("crop_scale", self.crop_scale, 0 < low <= high <= 1, "two shares, 0 < low ≤ high ≤ 1")
+        if not (self.l1 or self.l2 or self.lpips or self.ssim):
+            raise ValueError("Expected a weight above 0 for at least one of l1, l2, lpips and ssim, but got none.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `json.dumps` takes it, and `from_dict` takes back."""
+        return {k: v.value if isinstance(v, Enum) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Recipe:
+        """The inverse of `to_dict`; settings that `data` lacks have their defaults.
+
+        Raises:
+            ValueError: unknown settings, or values that make no recipe.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ValueError(f"Expected settings of a recipe ({', '.join(sorted(known))}), but got {unknown}.")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        if "start" in values:
+            values["start"] = Start(values["start"])
+        if "precision" in values:
+            values["precision"] = Precision(values["precision"])
+        return cls(**values)
+
+
+def _check(name: str, value: Any, good: bool, expected: str) -> None:
+    if not good:
+        raise ValueError(f"Expected {name} to be {expected}, but got {value}.")
+
+
+RECIPES: dict[str, Recipe] = {
+    "quick": Recipe(),
+    "fidelity": Recipe(lpips=0.0, ssim=0.2),
+    "paper": Recipe(
+        steps=200_000, batch=10, harmonise=0.0, latent_noise=0.0, border=0.0,
+        adversarial=0.8, adversarial_start=50_001, sum_pixels=True,
+        lr=4.5e-6, scale_lr=True, betas=(0.5, 0.9), warm_up=5000, final_lr=1e-6, clip=0.0, average=0.0,
+    ),
+}  # fmt: skip
+"""quick: defaults for one consumer GPU and some hundred pictures. fidelity: the same without LPIPS, so no downloads.
+paper: arXiv 2306.04632 and its code, but for its length, which they leave open."""
