@@ -2,8 +2,8 @@
 
 Width: every channel is repeated inside its GroupNorm group, so that the group's statistics stay what they were, and
 what reads a repeated channel shares its weight among the repeats (Net2Net, arXiv 1511.05641), unevenly, so that repeats
-can become different. Depth: residual blocks whose last convolution is zero. Where every channel is repeated equally often
-the function is exactly the old one. Elsewhere the statistics shift, and `match_norms` corrects them on samples.
+can become different. Depth: residual blocks whose last convolution is zero. Where every channel is repeated equally
+often the function is exactly the old one. Elsewhere the statistics shift, and `match_norms` corrects them on samples.
 """
 
 from __future__ import annotations

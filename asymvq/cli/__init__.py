@@ -16,6 +16,10 @@ PROG = "python -m asymvq"
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
+class Interrupted(Exception):
+    """A subcommand was stopped by the user and has saved its work; the message says how to go on."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
@@ -28,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"asymvq: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+    except Interrupted as interruption:
+        print(f"asymvq: {interruption}", file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("asymvq: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -83,6 +90,32 @@ def build_parser() -> argparse.ArgumentParser:
     decode.add_argument("--overlap", type=int, metavar="N", help="of neighbouring tiles (default: a quarter tile)")
     _add_device(decode)
     _add_dtype(decode, "to decode in (default: the file's)")
+
+    train = _add(commands, "train", "train a conditional decoder for a VAE on a folder of pictures")
+    train.add_argument(
+        "--base", type=Path, required=True, metavar="VAE", help="VAE to start from: a file, or a diffusers folder"
+    )
+    train.add_argument(
+        "--preset", default="base", metavar="SIZE",
+        help='size of the decoder against --base: base (default), 1.5x or 2x as in the paper, or a width factor and '
+        'added blocks, e.g. "1.25x+2"',
+    )  # fmt: skip
+    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="pictures, also in folders below")
+    train.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors to write")
+    train.add_argument("--recipe", choices=["quick", "paper", "fidelity"], default="quick", help="(default: quick)")
+    train.add_argument("--steps", type=int, metavar="N", help="0: write the larger decoder without training it")
+    train.add_argument("--batch", type=int, metavar="N", help="pictures a step and device")
+    train.add_argument("--crop", type=int, metavar="N", help="side of the training pictures in pixels")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe, repeatable"
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run that writes --out, if there is one")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", help="cuda (default where there is one), cuda:1, mps, cpu")
+    train.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], help="precision of the forward pass (default fp32)")
+    train.add_argument("--log-dir", type=Path, metavar="DIR", help="log for TensorBoard")
+    train.add_argument("--save-minutes", type=float, default=10.0, metavar="N", help="between two saves (default: 10)")
+    train.add_argument("--save-steps", type=int, metavar="N", help="also save every so many steps")
     return parser
 
 

@@ -149,6 +149,10 @@ class Samples:
         crops = tuple(number % fixed for number in range(first, first + count)) if fixed else None
         return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)), crops=crops)
 
+    def preview(self, seed: int) -> Tensor:
+        """(3, S, S) in [-1, 1]: a crop that no step's number stands for."""
+        return self._crop(0, np.random.default_rng([seed, 3]))
+
     def _sample(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         recipe, side = self.recipe, self.recipe.crop
         crop_number = number % recipe.fixed_crops if recipe.fixed_crops else number

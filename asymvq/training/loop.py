@@ -121,6 +121,8 @@ class Training:
         self.metadata = dict(metadata or {})
         self.samples = Samples(pictures, recipe, config, seed=seed)
         self.step = self.skipped = 0
+        self._stop = False
+        self._whole = True  # not in the middle of an update of the weights
         self.history: dict[str, list[float]] = {}
 
         state = self._state_to_resume(config, resume)
@@ -194,7 +196,7 @@ class Training:
         unsaved = self.step == 0
         try:
             with _Prefetched(self.samples, self._batches()) as batches:
-                while self.step < self.recipe.steps:
+                while self.step < self.recipe.steps and not self._stop:
                     lr = self._set_lr()
                     loss, figures = self._optimise(network, judge, batches, latents)
                     good = math.isfinite(loss)
@@ -230,8 +232,12 @@ class Training:
                         saved=not unsaved,
                     )
         finally:
-            if unsaved:
+            if unsaved and self._whole:
                 self.save()
+
+    def stop(self) -> None:
+        """Ends the run after the step that it is at, on all processes. What it reached is saved."""
+        self._stop = True
 
     @property
     def _pictures_a_step(self) -> int:
@@ -271,9 +277,7 @@ class Training:
             last = number == recipe.accumulate - 1
             batch = _moved(next(batches), self.device, recipe.channels_last)
             with _without_sync(network, not last), _without_sync(judge, not last):
-                with torch.autocast(
-                    self.device.type, dtype=_dtype(recipe), enabled=recipe.precision is not Precision.FP32
-                ):
+                with torch.autocast(self.device.type, dtype=_dtype(recipe), enabled=half):
                     latent = sample_latent(*self._posterior(batch, latents), batch)
                     output = network(self._post_quant(latent), image=batch.image, mask=batch.mask)
                 loss, log = self.criterion.reconstruction(output, batch.image, batch.mask)
@@ -304,10 +308,12 @@ class Training:
         norm = nn.utils.clip_grad_norm_(list(self.parameters), limit)
         finite = finite and bool(norm.isfinite())
         if finite:
+            self._whole = False
             self.scaler.step(self.optimizer)
             if self.recipe.copying:
                 hold_to_code(self.vae)
             self._update_average()
+            self._whole = True
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return finite
@@ -340,7 +346,10 @@ class Training:
         # a batch without kept (or generated) pixels has NaN for their loss; the loss itself must not hide one
         means = values.nanmean(dim=0)
         means[names.index("loss")] = values[:, names.index("loss")].mean()
-        return dict(zip(names, self.processes.mean(means).tolist(), strict=True))
+        stop = torch.full_like(means[:1], float(self._stop))
+        *figures, stopping = self.processes.mean(torch.cat([means, stop])).tolist()
+        self._stop = stopping > 0
+        return dict(zip(names, figures, strict=True))
 
     def _remember(self, entry: dict[str, float]) -> None:
         for name in {*self.history, *entry}:
@@ -374,7 +383,9 @@ class Training:
                 "discriminator_optimizer", optimizer_tensors(self.discriminator_optimizer, self.discriminator_names)
             )
         tensors |= pack("history", {k: torch.tensor(v, dtype=torch.float64) for k, v in self.history.items()})
-        write_state(self.folder, State(self.step, tensors, self._settings(), self.skipped, self.scaler.state_dict()))
+        if self.recipe.steps:
+            state = State(self.step, tensors, self._settings(), self.skipped, self.scaler.state_dict())
+            write_state(self.folder, state)
         summary = {"recipe": self.recipe.to_dict(), "steps": self.step, "pictures": len(self.samples.pictures)}
         with self.averaged() as vae:
             save(vae, self.out, metadata={"asymvq.training": json.dumps(summary), **self.metadata})

@@ -134,6 +134,29 @@ class Recipe:
         return cls(**values)
 
 
+def parse_setting(text: str) -> dict[str, Any]:
+    """One setting of a recipe from "name=value", e.g. "border=4" or "crop_scale=0.25,0.5".
+
+    Raises:
+        ValueError: no such setting, or a value of another kind.
+    """
+    name, _, value = text.partition("=")
+    fields = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    if name not in fields:
+        raise ValueError(f"Expected NAME=VALUE with a setting of the recipe ({', '.join(fields)}), but got {text!r}.")
+    default = fields[name]
+    try:
+        if isinstance(default, bool):
+            return {name: {"true": True, "1": True, "false": False, "0": False}[value.lower()]}
+        if isinstance(default, tuple):
+            low, high = (float(part) for part in value.split(","))
+            return {name: (low, high)}
+        return {name: type(default)(value)}
+    except (ValueError, KeyError) as error:
+        kind = "two numbers, as 0.5,1" if isinstance(default, tuple) else type(default).__name__
+        raise ValueError(f"Expected {name} to be {kind}, but got {value!r}.") from error
+
+
 def _check(name: str, value: Any, good: bool, expected: str) -> None:
     if not good:
         raise ValueError(f"Expected {name} to be {expected}, but got {value}.")

@@ -1,0 +1,143 @@
+"""`train`: a conditional decoder for a VAE, from a folder of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..checkpoint import load
+from ..checkpoint.writing import replacing
+from ..grow import grown_config
+from ..training.data import Pictures
+from ..training.distributed import Processes, joined
+from ..training.loop import Report, Training, TrainingError
+from ..training.preview import Preview
+from ..training.recipe import RECIPES, Precision, Recipe, parse_setting
+from . import PROG, Interrupted
+from .devices import parse_device
+
+PREVIEWS = 50
+"""Pictures drawn in the course of a run."""
+
+
+def run(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = _recipe(args)
+    device = parse_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if args.out.suffix.lower() != ".safetensors":
+        raise ValueError(f"Expected --out to end in .safetensors, but got {args.out}.")
+    vae = load(args.base, dtype=torch.float32)
+    config = grown_config(vae.config, args.preset)
+    pictures = Pictures.from_folder(args.data, crop=recipe.crop, crop_scale=recipe.crop_scale)
+    with joined(device) as (processes, own_device):
+        training = Training(
+            vae, config, pictures, recipe,
+            out=args.out, seed=args.seed, resume=args.resume, device=own_device, processes=processes,
+            save_seconds=60 * args.save_minutes, save_steps=args.save_steps,
+        )  # fmt: skip
+        if processes.first:
+            count = sum(p.numel() for p in training.parameters)
+            print(f"{len(pictures)} pictures, {count / 1e6:.1f} M trained parameters, {own_device}, from {args.base}")
+        with _log(args.log_dir if processes.first else None) as log:
+            stopped = _train(training, processes, log)
+        if processes.first:
+            print(f"Wrote {args.out} (step {training.step} of {recipe.steps})")
+        if stopped and processes.first:
+            raise Interrupted(f"stopped and saved; go on with: {_resume_command()}")
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    changes: dict[str, Any] = {name: getattr(args, name) for name in ("steps", "batch", "crop") if getattr(args, name)}
+    if args.steps == 0:
+        changes["steps"] = 0
+    if args.dtype:
+        changes["precision"] = Precision(args.dtype)
+    for setting in args.set:
+        changes.update(parse_setting(setting))
+    return dataclasses.replace(RECIPES[args.recipe], **changes)
+
+
+def _train(training: Training, processes: Processes, log: Callable[[Training, Report, Preview], None]) -> bool:
+    """Runs to the end, or until Ctrl-C. Returns whether it was stopped."""
+    if training.recipe.steps == 0:
+        training.save()
+        return False
+    preview = Preview(training)
+    every = max(1, training.recipe.steps // PREVIEWS)
+    with (
+        _stopping(training),
+        contextlib.closing(iter(training)) as reports,
+        tqdm(total=training.recipe.steps, initial=training.step, disable=not processes.first) as bar,
+    ):
+        try:
+            for report in reports:
+                bar.update()
+                bar.set_postfix_str(f"loss {report.loss:.4g}, {report.samples_per_second:.3g} pictures/s")
+                if processes.first and (report.step % every == 0 or report.saved):
+                    with replacing(training.folder / "preview.png") as temporary:
+                        preview.draw().save(temporary, format="PNG")
+                log(training, report, preview)
+        except TrainingError as error:
+            raise ValueError(str(error)) from error
+    return training.step < training.recipe.steps
+
+
+@contextlib.contextmanager
+def _stopping(training: Training) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after its step; a second time they end it at once."""
+
+    def stop(number: int, frame: object) -> None:
+        training.stop()
+        for name in previous:
+            signal.signal(name, previous[name])
+
+    previous = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+@contextlib.contextmanager
+def _log(folder: Path | None) -> Iterator[Callable[[Training, Report, Preview], None]]:
+    """Writes reports for TensorBoard."""
+    if folder is None:
+        yield lambda training, report, preview: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            f"Expected TensorBoard for --log-dir, but got: {error}. Run: pip install tensorboard"
+        ) from error
+    from torchvision.transforms.functional import pil_to_tensor
+
+    with SummaryWriter(folder) as writer:
+
+        def write(training: Training, report: Report, preview: Preview) -> None:
+            figures = {"loss": report.loss, **report.figures}
+            for name, value in figures.items():
+                writer.add_scalar(f"loss/{name}", value, report.step)
+            writer.add_scalar("lr", report.lr, report.step)
+            writer.add_scalar("pictures per second", report.samples_per_second, report.step)
+            if report.step % max(1, report.steps // PREVIEWS) == 0:
+                writer.add_image("preview", pil_to_tensor(preview.row()), report.step)
+
+        yield write
+
+
+def _resume_command() -> str:
+    words = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
+    return f"{PROG} {shlex.join(words)}"
