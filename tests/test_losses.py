@@ -1,0 +1,124 @@
+"""Single losses, and that a batch's gradient is the mean of its pictures'."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from asymvq.losses import (
+    PatchDiscriminator,
+    adaptive_weight,
+    border_weights,
+    discriminator_loss,
+    generator_loss,
+    perceptual_loss,
+    pixel_loss,
+    structure_loss,
+)
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
+    return (target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(-1, 1), target
+
+
+def test_pixel_loss_splits_into_kept_and_generated(pair, blob_mask):
+    output, target = pair
+    mask = blob_mask(32, 32).expand(2, -1, -1, -1)
+    loss, log = pixel_loss(output, target, mask=mask)
+    share = mask.mean()
+    assert loss == pytest.approx((output - target).abs().mean().item())
+    assert (share * log["generated"] + (1 - share) * log["kept"]).item() == pytest.approx(loss.item(), rel=1e-5)
+    squared, _ = pixel_loss(output, target, mask=mask, l1=0.0, l2=2.0)
+    assert squared.item() == pytest.approx(2 * (output - target).square().mean().item(), rel=1e-5)
+
+
+def test_border_weights_lie_on_generated_pixels_next_to_kept_ones():
+    mask = torch.zeros(1, 1, 9, 20)
+    mask[..., 8:] = 1
+    weights = border_weights(mask, weight=5.0, width=4)
+    assert weights[0, 0, 4].tolist() == [1.0] * 8 + [6.0] * 4 + [1.0] * 8
+    assert torch.equal(border_weights(torch.ones(1, 1, 8, 8), weight=5.0, width=4), torch.ones(1, 1, 8, 8))
+
+
+def test_structure_loss_is_zero_for_equal_pictures_and_falls_with_likeness(pair):
+    output, target = pair
+    assert structure_loss(target, target)[0].item() == pytest.approx(0, abs=1e-5)
+    near, far = structure_loss(output, target)[0], structure_loss(output.flip(0), target)[0]
+    assert 0 < near < far
+
+
+def test_perceptual_loss_is_the_mean_distance(pair):
+    output, target = pair
+
+    def distance(a, b):
+        return (a - b).square().mean(dim=(1, 2, 3))
+
+    loss, log = perceptual_loss(output, target, distance=distance)
+    assert loss.item() == pytest.approx((output - target).square().mean().item(), rel=1e-5)
+    assert log["lpips"] == loss
+
+
+class TestAdversarial:
+    def test_hinge_losses_are_those_of_the_formula(self, pair):
+        output, target = pair
+        torch.manual_seed(0)
+        judge = PatchDiscriminator(channels=8)
+        on_real, on_generated = judge(target), judge(output)
+        assert on_real.shape == (2, 1, 2, 2)
+        expected = 0.5 * ((1 - on_real).clamp(min=0).mean() + (1 + on_generated).clamp(min=0).mean())
+        loss, _ = discriminator_loss(judge, real=target, generated=output)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(generator_loss(judge, generated=output)[0], -on_generated.mean())
+
+    def test_no_gradient_reaches_the_decoder_from_the_discriminators_loss(self, pair):
+        output = pair[0].requires_grad_()
+        loss, _ = discriminator_loss(PatchDiscriminator(channels=8), real=pair[1], generated=output)
+        loss.backward()
+        assert output.grad is None
+
+    def test_it_learns_to_tell_blurred_from_sharp(self, pair):
+        torch.manual_seed(0)
+        judge = PatchDiscriminator(channels=8)
+        optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
+        sharp = pair[1]
+        blurred = torch.nn.functional.avg_pool2d(sharp, 3, stride=1, padding=1)
+        for _ in range(30):
+            loss, _ = discriminator_loss(judge, real=sharp, generated=blurred)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert judge(sharp).mean() > judge(blurred).mean() + 0.5
+
+    def test_the_adaptive_weight_evens_out_gradients(self):
+        layer = torch.nn.Conv2d(3, 3, 1)
+        x = torch.rand(1, 3, 4, 4)
+        output = layer(x)
+        strong, weak = 10 * output.square().mean(), 0.1 * output.square().mean()
+        assert adaptive_weight(strong, weak, last_layer=layer.weight).item() == pytest.approx(100, rel=1e-2)
+        assert adaptive_weight(strong, 0 * weak, last_layer=layer.weight).item() == 1e4
+
+
+def test_two_halves_of_a_batch_have_the_gradient_of_the_whole(pair, blob_mask):
+    output, target = pair
+    torch.manual_seed(0)
+    judge = PatchDiscriminator(channels=8)
+    masks = torch.cat([blob_mask(32, 32), torch.ones(1, 1, 32, 32)])
+
+    def gradient(rows: slice) -> torch.Tensor:
+        leaf = output[rows].clone().requires_grad_()
+        mask = masks[rows]
+        weights = border_weights(mask, weight=3.0, width=4)
+        loss = pixel_loss(leaf, target[rows], mask=mask, weights=weights)[0] + structure_loss(leaf, target[rows])[0]
+        (loss + generator_loss(judge, generated=leaf)[0]).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    whole = gradient(slice(0, 2))
+    halves = torch.cat([gradient(slice(0, 1)), gradient(slice(1, 2))]) / 2
+    torch.testing.assert_close(halves, whole, atol=1e-7, rtol=1e-4)
+    assert math.isfinite(whole.norm().item())
