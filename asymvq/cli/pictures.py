@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..panel import to_pillow
+
 
 def read_picture(path: Path) -> Tensor:
     """(1, 3, H, W) float32 in [-1, 1], turned as its EXIF data say. Alpha is dropped, the colours under it stay.
@@ -50,12 +52,6 @@ def read_mask(path: Path) -> Tensor:
 def write_picture(path: Path, image: Tensor) -> None:
     """Writes (3, H, W) in [-1, 1] as an 8-bit PNG."""
     to_pillow(image).save(path, format="PNG")
-
-
-def to_pillow(image: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] to an 8-bit RGB image, rounded to the nearest value."""
-    pixels = image.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 def centre_crop(tensor: Tensor, factor: int) -> Tensor:

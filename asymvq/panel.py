@@ -1,0 +1,183 @@
+"""The labelled panel that compares decodes with their source, and tensors as Pillow pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+from torch import Tensor
+
+BACKGROUND, INK, FAINT_INK = (246, 246, 244), (28, 29, 33), (96, 98, 104)
+ACCENT, DETAIL_FRAME, NOT_COMPARED = (255, 122, 26), (255, 255, 255), (58, 60, 66)
+MARGIN, GAP = 28, 20
+TITLE_SIZE, CAPTION_SIZE = 25, 20
+TITLE_HEIGHT, CAPTION_HEIGHT = 36, 30
+MAX_TILE, MIN_COLUMN = (460, 600), 400
+DETAIL_SHARE = 1 / 5
+"""Width of the detail as a share of the picture's."""
+AMPLIFY = 10
+BORDER = 8
+"""Pixels on either side of the mask's edge: where a seam would show."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A column of the panel."""
+
+    title: str
+    picture: Tensor
+    """(3, H, W) in [-1, 1]."""
+    caption: str = ""
+    detail_caption: str = ""
+
+
+@dataclass(frozen=True)
+class _Tile:
+    title: str
+    picture: Image.Image
+    caption: str
+
+
+def draw_panel(
+    source: Tensor, mask: Tensor, decodes: Sequence[Decoded], *, truth: bool = False, amplify: float = AMPLIFY
+) -> Image.Image:
+    """A grid: the source, its mask and a detail on the left, then a column for each decode.
+
+    Args:
+        source: (3, H, W) in [-1, 1].
+        mask: (1, H, W) in [0, 1], 1 = edited. Empty for a comparison without a mask.
+        decodes: from the worst to the best.
+        truth: whether the source is what edited pixels should be, too. They are then compared like the others, and the
+            detail is at the mask's edge.
+        amplify: what differences are multiplied by to be seen.
+    """
+    _, height, width = source.shape
+    scale = min(MAX_TILE[0] / width, MAX_TILE[1] / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    edited = Image.fromarray(((mask[0] > 0).cpu().numpy() * 255).astype(np.uint8))
+    small_edited = edited.resize(size, Image.Resampling.BOX).point([0] * 128 + [255] * 128)
+    share = (mask > 0).float().mean().item()
+    box = find_detail(source, mask, [decoded.picture for decoded in decodes], truth=truth)
+
+    def whole(picture: Image.Image) -> Image.Image:
+        return picture.resize(size, Image.Resampling.LANCZOS)
+
+    def detail(picture: Image.Image) -> Image.Image:
+        return picture.crop(box).resize((size[0], round(size[0] / 2)), Image.Resampling.BICUBIC)
+
+    original = to_pillow(source)
+    framed = whole(original)
+    ImageDraw.Draw(framed).rectangle([round(v * scale) for v in box], outline=DETAIL_FRAME, width=2)
+    mask_caption = f"orange: edited, {share:.0%} of the picture" if share else "nothing is edited"
+    rows = [
+        [_Tile("Source", framed, "framed: the detail below")],
+        [_Tile("Mask", _tint(whole(original), small_edited), mask_caption)],
+        [_Tile("Source, detail", detail(original), "magnified" if truth else "a kept part, magnified")],
+    ]
+    error_caption = "black: as in the source" if truth or not share else "black: kept as it was; grey: edited"
+    for decoded in decodes:
+        picture = to_pillow(decoded.picture)
+        difference = whole(amplified_difference(picture, original, amplify))
+        if not truth:
+            difference.paste(NOT_COMPARED, mask=small_edited)
+        rows[0].append(_Tile(decoded.title, whole(picture), decoded.caption))
+        rows[1].append(_Tile(f"Its error, {amplify:g}x", _outline(difference, small_edited), error_caption))
+        rows[2].append(_Tile(f"{decoded.title}, detail", detail(picture), decoded.detail_caption))
+    return _lay_out(rows)
+
+
+def amplified_difference(picture: Image.Image, original: Image.Image, amplify: float) -> Image.Image:
+    """What differs in each colour of two RGB images of one size, times `amplify`, cut off at white."""
+    levels = [min(255, round(amplify * v)) for v in range(256)]
+    return ImageChops.difference(picture, original).point(levels * 3)
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] to an 8-bit RGB image, rounded to the nearest value."""
+    pixels = image.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def find_detail(
+    source: Tensor, mask: Tensor, pictures: Sequence[Tensor], *, truth: bool = False
+) -> tuple[int, int, int, int]:
+    """The part, twice as wide as high, that shows best what the decodes make of the source.
+
+    That is where they lost most of its texture: at the mask's edge where the true picture is known, else in what the
+    mask keeps, away from its edge. Where nothing was lost, it is where most of the edge is.
+
+    Args as `draw_panel`. Returns (left, top, right, bottom) in pixels.
+    """
+    _, height, width = source.shape
+    box_width = max(2, min(round(width * DETAIL_SHARE), height * 2))
+    box_height = max(1, box_width // 2)
+    edited = (mask > 0).float()[None]
+    near_edited, near_kept = (_grown(part, BORDER) for part in (edited, 1 - edited))
+    edge = near_edited * near_kept
+    lost = torch.stack([_texture(picture - source) for picture in pictures]).mean(0)
+    lost = lost * (edge if truth else 1 - near_edited)
+    if not lost.any():
+        lost = edge
+    scores = F.avg_pool2d(lost, kernel_size=(box_height, box_width), stride=1)[0, 0]
+    top, left = divmod(int(torch.argmax(scores)), scores.shape[1])
+    return left, top, left + box_width, top + box_height
+
+
+def _grown(part: Tensor, pixels: int) -> Tensor:
+    return F.max_pool2d(part, kernel_size=2 * pixels + 1, stride=1, padding=pixels)
+
+
+def _texture(difference: Tensor) -> Tensor:
+    """The energy of (3, H, W) without what changes slowly, such as a shift of colour: (1, 1, H, W)."""
+    difference = difference.float()[None]
+    slow = F.avg_pool2d(difference, kernel_size=17, stride=1, padding=8, count_include_pad=False)
+    return (difference - slow).square().mean(1, keepdim=True)
+
+
+def _tint(picture: Image.Image, edited: Image.Image) -> Image.Image:
+    """The picture in dim grey with the edited part in the accent colour."""
+    dim = ImageOps.grayscale(picture).point([round(40 + 0.5 * v) for v in range(256)]).convert("RGB")
+    coloured = Image.blend(dim, Image.new("RGB", dim.size, ACCENT), 0.75)
+    return Image.composite(coloured, dim, edited)
+
+
+def _outline(picture: Image.Image, edited: Image.Image) -> Image.Image:
+    border = ImageChops.subtract(edited.filter(ImageFilter.MaxFilter(3)), edited.filter(ImageFilter.MinFilter(3)))
+    picture.paste(ACCENT, mask=border)
+    return picture
+
+
+def _lay_out(rows: list[list[_Tile]]) -> Image.Image:
+    title_font = ImageFont.load_default(size=TITLE_SIZE)
+    caption_font = ImageFont.load_default(size=CAPTION_SIZE)
+    column = max(MIN_COLUMN, *(tile.picture.width for tile in rows[0]))
+    heights = [
+        TITLE_HEIGHT + max(tile.picture.height for tile in row) + CAPTION_HEIGHT * any(tile.caption for tile in row)
+        for row in rows
+    ]
+    width = 2 * MARGIN + len(rows[0]) * column + (len(rows[0]) - 1) * GAP
+    panel = Image.new("RGB", (width, 2 * MARGIN + sum(heights) + GAP * (len(rows) - 1)), BACKGROUND)
+    draw = ImageDraw.Draw(panel)
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for number, tile in enumerate(row):
+            left = MARGIN + number * (column + GAP)
+            draw.text((left, top), _fitted(tile.title, title_font, column), INK, title_font)
+            panel.paste(tile.picture, (left, top + TITLE_HEIGHT))
+            caption_top = top + TITLE_HEIGHT + tile.picture.height + 5
+            draw.text((left, caption_top), _fitted(tile.caption, caption_font, column), FAINT_INK, caption_font)
+        top += height + GAP
+    return panel
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """`text`, shortened to what fits in `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
