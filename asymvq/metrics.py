@@ -3,7 +3,7 @@
 Everywhere `output` and `source` are (B, 3, H, W) in [-1, 1], `mask` is (B or 1, 1, H, W) in [0, 1] and 1 = edited. A
 pixel counts as kept where the mask is 0, as edited where it is above 0: that is what the decoder is shown. Every
 `…_error` is a mean squared one in this range, the paper's unit (arXiv 2306.04632). All raise ValueError where shapes do
-not fit or no pixel is left to measure.
+not fit, and `NothingToMeasureError` where the mask leaves no pixel to count.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from torch import Tensor
 DATA_RANGE = 2.0
 """From -1 to 1."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+
+
+class NothingToMeasureError(ValueError):
+    """The mask leaves a metric no pixel."""
 
 
 def kept_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
@@ -149,5 +153,5 @@ def _check_sizes(output: Tensor, source: Tensor, mask: Tensor | None) -> None:
 
 def _mean(values: Tensor, expected: str) -> float:
     if values.numel() == 0:
-        raise ValueError(f"Expected a mask that {expected}, but got one that does not.")
+        raise NothingToMeasureError(f"Expected a mask that {expected}, but got one that does not.")
     return values.mean().item()

@@ -33,7 +33,7 @@ def load_lpips(device: torch.device | str = "cpu") -> Callable[[Tensor, Tensor],
 
     Returns:
         A function of two pictures (B, 3, H, W) in about [-1, 1], at least 16×16, that gives their distance (B,), one a
-        picture. Differentiable with respect to both; the network is frozen and in evaluation mode.
+        picture, on `device`. Differentiable with respect to both; the network is frozen, and computes in float32.
 
     Raises:
         UnavailableError: a library is not installed, or the weights are neither on disk nor to be had.
@@ -55,7 +55,7 @@ def load_lpips(device: torch.device | str = "cpu") -> Callable[[Tensor, Tensor],
                 f"Expected two pictures of one shape (B, 3, H, W), at least {MIN_SIZE}×{MIN_SIZE}, but got "
                 f"{tuple(output.shape)} and {tuple(source.shape)}."
             )
-        return network(output, source).flatten()
+        return network(*(picture.to(device, torch.float32) for picture in (output, source))).flatten()
 
     return distance
 

@@ -32,10 +32,10 @@ def test_edited_pixels_are_compared_only_where_the_truth_is_known():
     source = torch.zeros(3, 40, 60)
     mask = torch.zeros(1, 40, 60)
     mask[:, 10:30, 20:40] = 1
-    decoded = Decoded("A", source + 0.2 * mask)
+    decoded = Decoded("A", source + 0.3 * mask)
 
     def white_pixels(truth: bool) -> int:
-        """Ten times 0.2 is beyond white."""
+        """Ten times 0.3 is beyond white."""
         return int((np.asarray(draw_panel(source, mask, [decoded], truth=truth)) == 255).all(-1).sum())
 
     assert white_pixels(truth=True) > white_pixels(truth=False) + 10_000
