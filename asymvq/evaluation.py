@@ -68,6 +68,11 @@ def measure(output: Tensor, source: Tensor, mask: Tensor) -> dict[str, float]:
     return values
 
 
+def texts(values: Mapping[str, float]) -> dict[str, str]:
+    """What `measure` gave, for people."""
+    return {each.key: each.text(values[each.key]) for each in MEASURES}
+
+
 class Way(str, Enum):
     """How a latent becomes a picture."""
 

@@ -13,7 +13,7 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 from torch import Tensor
 
-from ..asymvq.evaluation import MEASURES, measure
+from ..asymvq.evaluation import MEASURES, measure, texts
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
 from .tensors import image_tensor, mask_tensor, to_signed
 
@@ -30,7 +30,7 @@ FLOATS = {
 
 
 class Compared(str, Enum):
-    """What the difference map compares."""
+    """What the panel and the text compare."""
 
     KEPT = "kept pixels"
     """The reference is the source: what the mask covers was meant to change."""
@@ -73,8 +73,8 @@ class AsymVQCompare(io.ComfyNode):
                     options=Compared,
                     default=Compared.KEPT,
                     tooltip=(
-                        "What the difference map shows. kept pixels: the reference is the source, and edits are meant "
-                        "to differ. all pixels: the reference is the true picture."
+                        "What the panel and the text compare. kept pixels: the reference is the source, and edits are "
+                        "meant to differ. all pixels: the reference is the true picture."
                     ),
                 ),
                 io.Float.Input(
@@ -120,17 +120,22 @@ class AsymVQCompare(io.ComfyNode):
             [measure(picture[i : i + 1], source[i : i + 1], masks[i : i + 1]) for picture in pictures]
             for i in range(count)
         ]
+        compared = Compared(compare)
         panels: list[Tensor] = []
-        for i in range(count):
-            columns = zip(names, pictures, measured[i], strict=True)
-            decodes = [_column(name, picture[i], values) for name, picture, values in columns]
-            drawn = draw_panel(source[i], masks[i], decodes, truth=Compared(compare) is Compared.ALL, amplify=amplify)
+        for i, values in enumerate(measured):
+            decodes = [
+                _column(name, picture[i], value, compared)
+                for name, picture, value in zip(names, pictures, values, strict=True)
+            ]
+            drawn = draw_panel(source[i], masks[i], decodes, truth=compared is Compared.ALL, amplify=amplify)
             panels.append(torch.from_numpy(np.asarray(drawn, dtype=np.float32) / 255.0))
         panel = torch.stack(panels)
+
         means = [_means(values) for values in zip(*measured, strict=True)]
-        text = _text(names, means)
-        if cls.hidden is not None and getattr(PromptServer, "instance", None) is not None:
-            PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+        text = _text(names, means, compared)
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and cls.hidden is not None:
+            server.send_progress_text(text, cls.hidden.unique_id)
         preview = ui.PreviewImage(panel, cls=cls).as_dict()
         floats = [[mean[key] for mean in means] for key in FLOATS]
         return io.NodeOutput(panel, *floats, ui={**preview, "text": (text,)})
@@ -158,10 +163,12 @@ def _matched(name: str, batch: Tensor, size: torch.Size, count: int) -> Tensor:
     return batch.expand(count, -1, -1, -1)
 
 
-def _column(name: str, picture: Tensor, values: dict[str, float]) -> Decoded:
-    texts = {each.key: each.text(values[each.key]) for each in MEASURES}
-    caption = f"error: kept {texts['kept_error']}, border {texts['border_error']}"
-    return Decoded(name, picture, caption, f"seam {texts['seam_error']}")
+def _column(name: str, picture: Tensor, values: dict[str, float], compared: Compared) -> Decoded:
+    text = texts(values)
+    if compared is Compared.KEPT:
+        return Decoded(name, picture, f"error of the kept pixels: {text['kept_error']}")
+    caption = f"error: kept {text['kept_error']}, border {text['border_error']}"
+    return Decoded(name, picture, caption, f"seam {text['seam_error']}")
 
 
 def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -170,10 +177,11 @@ def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.fmean(numbers) if numbers else math.nan for key, numbers in measured.items()}
 
 
-def _text(names: list[str], values: list[dict[str, float]]) -> str:
-    """What stands on the node: every measure of every result."""
+def _text(names: list[str], values: list[dict[str, float]], compared: Compared) -> str:
+    """What stands on the node: the measures of every result that say something."""
+    shown = [each for each in MEASURES if compared is Compared.ALL or each.key.startswith("kept_")]
     blocks = [
-        "\n".join([name, *(f"{each.title}: {each.text(value[each.key])}" for each in MEASURES)])
+        "\n".join([name, *(f"{each.title}: {each.text(value[each.key])}" for each in shown)])
         for name, value in zip(names, values, strict=True)
     ]
     return "\n\n".join(blocks)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import load
-from ..evaluation import MEASURES, Result, contestants, evaluate
+from ..evaluation import Result, contestants, evaluate, texts
 from ..masks import random_thick_mask
 from ..panel import Decoded, draw_panel
 from ..perceptual import FrechetDistance, UnavailableError, load_fid, load_lpips
@@ -127,23 +127,12 @@ def name_files(paths: Sequence[Path]) -> dict[str, Path]:
 
 def draw(case: Case, results: Sequence[Result]) -> Image.Image:
     """The picture, its mask, and every contestant's decode with its errors."""
-    texts = {measure.key: measure.text for measure in MEASURES}
-    return draw_panel(
-        case.image[0],
-        case.mask[0],
-        [
-            Decoded(
-                result.contestant.title,
-                result.picture[0].cpu(),
-                f"error: kept {texts['kept_error'](result.measures['kept_error'])}, "
-                f"border {texts['border_error'](result.measures['border_error'])}",
-                f"seam {texts['seam_error'](result.measures['seam_error'])}",
-            )
-            for result in results
-        ],
-        truth=True,
-        amplify=AMPLIFY,
-    )
+    decodes: list[Decoded] = []
+    for result in results:
+        text = texts(result.measures)
+        caption = f"error: kept {text['kept_error']}, border {text['border_error']}"
+        decodes.append(Decoded(result.contestant.title, result.picture[0], caption, f"seam {text['seam_error']}"))
+    return draw_panel(case.image[0], case.mask[0], decodes, truth=True, amplify=AMPLIFY)
 
 
 def _cases(

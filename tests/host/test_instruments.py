@@ -74,7 +74,7 @@ class TestCompare:
 
     def test_without_a_mask_everything_is_kept(self, compare, case):
         image, _, edit = case
-        output = execute(compare, reference=image, results={"result_1": edit})
+        output = execute(compare, reference=image, results={"result_1": edit}, compare="all pixels")
         assert output.args[1][0] == pytest.approx((2 * edit - 2 * image).square().mean().item(), rel=1e-5)
         assert math.isnan(output.args[2][0])
         assert "border, 4 px of the mask: squared error: —" in output.ui["text"][0]
@@ -82,10 +82,12 @@ class TestCompare:
     def test_edits_are_compared_where_the_reference_is_the_truth(self, compare, case):
         image, mask, edit = case
         kept, every = (
-            execute(compare, reference=image, results={"result_1": edit}, mask=mask, compare=what).args[0]
+            execute(compare, reference=image, results={"result_1": edit}, mask=mask, compare=what)
             for what in ("kept pixels", "all pixels")
         )
-        assert not torch.equal(kept, every)
+        assert not torch.equal(kept.args[0], every.args[0])
+        assert "in the mask" in every.ui["text"][0]
+        assert "in the mask" not in kept.ui["text"][0]
 
     def test_alpha_and_half_precision(self, compare, case):
         image, mask, edit = case
