@@ -1,5 +1,8 @@
 """The host's door. Importable without ComfyUI: nothing of it is touched before the host calls."""
 
+WEB_DIRECTORY = "./web"
+"""Help pages: docs/<node id>.md."""
+
 
 async def comfy_entrypoint():
     from .nodes import AsymVQExtension

@@ -12,32 +12,45 @@ from torch import Tensor
 
 REFERENCE_SIZE = 256
 """Stroke lengths and widths below are in pixels of a picture whose short side is this."""
+MIN_SIDE = 8
+MAX_THICKNESS = 2.0
+"""Beyond, few masks leave anything to keep."""
 
 
-def random_thick_mask(height: int, width: int, rng: np.random.Generator, *, scale: float = 1.0) -> Tensor:
+def random_thick_mask(
+    height: int, width: int, rng: np.random.Generator, *, thickness: float = 1.0, scale: float = 1.0
+) -> Tensor:
     """A "random thick" mask as LaMa (arXiv 2109.07161) and the asymmetric VQGAN train with: thick strokes or boxes.
 
     Lengths grow with the short side, so that a mask covers a like share of any picture.
 
     Args:
-        scale: factor of all lengths and widths.
+        thickness: of strokes and boxes, as a multiple of what those train with: up to 2.
+        scale: of lengths and thicknesses together.
 
     Returns:
         (1, H, W) float, values 0 and 1, 1 = to be generated. Never empty and never full.
+
+    Raises:
+        ValueError: a thickness out of range, or a picture too small to be edited in part.
     """
+    if not 0 < thickness <= MAX_THICKNESS:
+        raise ValueError(f"Expected a thickness above 0 and up to {MAX_THICKNESS:g}, but got {thickness:g}.")
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f"Expected a mask of at least {MIN_SIDE}×{MIN_SIDE} pixels, but got {width}×{height}.")
     scale = scale * min(height, width) / REFERENCE_SIZE
     while True:
         canvas = Image.new("L", (width, height))
         if rng.random() < 1.0 / 1.3:
-            _draw_strokes(canvas, scale, rng)
+            _draw_strokes(canvas, scale, thickness, rng)
         else:
-            _draw_boxes(canvas, scale, rng)
+            _draw_boxes(canvas, scale, thickness, rng)
         mask = torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
         if 0 < mask.mean() < 1:
             return mask
 
 
-def _draw_strokes(canvas: Image.Image, scale: float, rng: np.random.Generator) -> None:
+def _draw_strokes(canvas: Image.Image, scale: float, thickness: float, rng: np.random.Generator) -> None:
     draw = ImageDraw.Draw(canvas)
     for stroke in range(int(rng.integers(1, 6))):
         x, y = rng.uniform(0, canvas.width), rng.uniform(0, canvas.height)
@@ -46,7 +59,7 @@ def _draw_strokes(canvas: Image.Image, scale: float, rng: np.random.Generator) -
             if stroke % 2 == 0:
                 angle = 2 * math.pi - angle
             length = (10 + rng.uniform(0, 200)) * scale
-            radius = (5 + rng.uniform(0, 100)) * scale / 2
+            radius = (5 + rng.uniform(0, 100)) * thickness * scale / 2
             end_x = float(np.clip(x + length * math.sin(angle), 0, canvas.width))
             end_y = float(np.clip(y + length * math.cos(angle), 0, canvas.height))
             draw.line([(x, y), (end_x, end_y)], fill=255, width=max(1, round(2 * radius)))
@@ -55,11 +68,11 @@ def _draw_strokes(canvas: Image.Image, scale: float, rng: np.random.Generator) -
             x, y = end_x, end_y
 
 
-def _draw_boxes(canvas: Image.Image, scale: float, rng: np.random.Generator) -> None:
+def _draw_boxes(canvas: Image.Image, scale: float, thickness: float, rng: np.random.Generator) -> None:
     draw = ImageDraw.Draw(canvas)
     margin = 10 * scale
     for _ in range(int(rng.integers(1, 4))):
-        box_width, box_height = rng.uniform(30, 150, size=2) * scale
+        box_width, box_height = rng.uniform(30, 150, size=2) * thickness * scale
         left = rng.uniform(margin, max(margin, canvas.width - margin - box_width))
         top = rng.uniform(margin, max(margin, canvas.height - margin - box_height))
         draw.rectangle([left, top, left + box_width, top + box_height], fill=255)

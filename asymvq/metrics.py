@@ -1,47 +1,162 @@
 """How well a decode keeps what the mask keeps, and how well the rest fits to it.
 
 Everywhere `output` and `source` are (B, 3, H, W) in [-1, 1], `mask` is (B or 1, 1, H, W) in [0, 1] and 1 = edited. A
-pixel counts as kept where the mask is 0, as edited where it is above 0: that is what the decoder is shown.
+pixel counts as kept where the mask is 0, as edited where it is above 0: that is what the decoder is shown. Every
+`…_error` is a mean squared one in this range, the paper's unit (arXiv 2306.04632). All raise ValueError where shapes do
+not fit, and `NothingToMeasureError` where the mask leaves no pixel to count.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+DATA_RANGE = 2.0
+"""From -1 to 1."""
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+
+
+class NothingToMeasureError(ValueError):
+    """The mask leaves a metric no pixel."""
+
 
 def kept_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
-    """Mean squared error of the kept pixels: the paper's "preservation error".
-
-    Raises:
-        ValueError: there is no such pixel, or the shapes do not fit.
-    """
+    """Mean squared error of the kept pixels: the paper's "preservation error"."""
     return _mean_squared_error(output, source, mask, mask <= 0, "keeps some pixels")
 
 
 def masked_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
-    """Mean squared error of the edited pixels, where the true picture is known. Errors as `kept_error`."""
+    """Mean squared error of the edited pixels, where the true picture is known."""
     return _mean_squared_error(output, source, mask, mask > 0, "edits some pixels")
 
 
 def border_error(output: Tensor, source: Tensor, mask: Tensor, width: int = 4) -> float:
-    """Mean squared error of the edited pixels within `width` rows and columns of a kept one: the seam.
-
-    Errors as `kept_error`.
-    """
+    """Mean squared error of the edited pixels within `width` rows and columns of a kept one."""
     kept = (mask <= 0).float()
     near = F.max_pool2d(kept, kernel_size=2 * width + 1, stride=1, padding=width) > 0
     return _mean_squared_error(output, source, mask, near & (mask > 0), "has a border")
 
 
+def seam_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
+    """Mean squared difference between the jump across the mask's border and the source's jump there.
+
+    A jump is the difference of two neighbours in a row or column, of which one is kept and one edited. It sees a seam
+    that `border_error` does not tell from other errors, and no error that both sides share.
+    """
+    _check_sizes(output, source, mask)
+    difference = output.double() - source.double()
+    edited = mask > 0
+    squares = []
+    for axis in (-2, -1):
+        across = edited.diff(dim=axis)  # of booleans: where neighbours differ
+        squares.append(difference.diff(dim=axis).masked_select(across).square())
+    return _mean(torch.cat(squares), "has a border")
+
+
+def colour_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
+    """Squared error of the edited pixels' mean colour: the colour shift that a latent carries and a decoder leaves."""
+    _check_sizes(output, source, mask)
+    edited = (mask > 0).expand(output.shape[0], -1, -1, -1).double()
+    count = edited.sum(dim=(-2, -1))
+    shift = ((output.double() - source.double()) * edited).sum(dim=(-2, -1)) / count
+    # pictures that the mask does not touch have no colour to compare
+    return _mean(shift[count[:, 0] > 0].square(), "edits some pixels")
+
+
+def psnr(output: Tensor, source: Tensor, mask: Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, infinite where nothing differs.
+
+    Args:
+        mask: the pixels that count, where it is above 0; all without one. For the kept ones: `outside(mask)`.
+    """
+    where = torch.ones_like(output[:1, :1]) if mask is None else mask
+    error = _mean_squared_error(output, source, where, where > 0, "has pixels to count")
+    return math.inf if error == 0 else 10 * math.log10(DATA_RANGE**2 / error)
+
+
+def ssim(output: Tensor, source: Tensor, mask: Tensor | None = None) -> float:
+    """Structural similarity (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5), mean over the channels.
+
+    Args:
+        mask: the centres of the windows that count, as in `psnr`; windows that reach out of the picture are mirrored.
+            Without one, all windows that lie in the picture, as is usual.
+    """
+    _check_sizes(output, source, mask)
+    if min(output.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"Expected pictures of at least {SSIM_WINDOW}×{SSIM_WINDOW} pixels for SSIM, but got {tuple(output.shape)}."
+        )
+    similarity = ssim_map(output.double(), source.double())
+    if mask is None:
+        inner = SSIM_WINDOW // 2
+        return similarity[..., inner:-inner, inner:-inner].mean().item()
+    return _mean(similarity.masked_select(mask > 0), "has pixels to count")
+
+
+def ssim_map(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM at every pixel, of the shape of `x` and `y`; windows that reach out of the picture are mirrored."""
+    mean_x, mean_y = _window_mean(x), _window_mean(y)
+    variance_x, variance_y = _window_mean(x * x) - mean_x**2, _window_mean(y * y) - mean_y**2
+    covariance = _window_mean(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * DATA_RANGE) ** 2, (0.03 * DATA_RANGE) ** 2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    scale = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    return similarity / scale
+
+
+def drift(
+    round_trip: Callable[[Tensor], Tensor], source: Tensor, *, trips: int, mask: Tensor | None = None
+) -> list[float]:
+    """Mean squared error after each of `trips` round trips: what piles up when a picture is edited again and again.
+
+    Args:
+        round_trip: takes a picture, encodes and decodes it. It is given its own output next time.
+        source: (B, 3, H, W) in [-1, 1], where it starts, and what is compared with.
+        mask: the pixels that count, as in `psnr`.
+    """
+    where = torch.ones_like(source[:1, :1]) if mask is None else mask
+    picture, errors = source, []
+    for _ in range(trips):
+        picture = round_trip(picture)
+        errors.append(_mean_squared_error(picture, source, where, where > 0, "has pixels to count"))
+    return errors
+
+
+def outside(mask: Tensor) -> Tensor:
+    """The mask of what `mask` keeps, 0 and 1: where a soft mask edits a little, it keeps nothing."""
+    return (mask <= 0).to(mask.dtype)
+
+
+def _window_mean(picture: Tensor) -> Tensor:
+    """Gaussian-weighted means of (B, C, H, W), of the same shape, mirrored at the picture's border."""
+    half = SSIM_WINDOW // 2
+    steps = torch.arange(-half, half + 1, dtype=picture.dtype, device=picture.device)
+    weights = torch.exp(-0.5 * (steps / SSIM_SIGMA) ** 2)
+    weights = (weights / weights.sum()).expand(picture.shape[1], 1, 1, -1)
+    padded = F.pad(picture, (half, half, half, half), mode="reflect")
+    rows = F.conv2d(padded, weights, groups=picture.shape[1])
+    return F.conv2d(rows, weights.mT, groups=picture.shape[1])
+
+
 def _mean_squared_error(output: Tensor, source: Tensor, mask: Tensor, where: Tensor, expected: str) -> float:
     """Over the pixels of `where` (B or 1, 1, H, W) bool, summed in float64."""
-    if output.shape != source.shape or mask.shape[-2:] != output.shape[-2:]:
+    _check_sizes(output, source, mask)
+    return _mean((output.double() - source.double()).masked_select(where).square(), expected)
+
+
+def _check_sizes(output: Tensor, source: Tensor, mask: Tensor | None) -> None:
+    if output.shape != source.shape or (mask is not None and mask.shape[-2:] != output.shape[-2:]):
         raise ValueError(
             "Expected output, source and mask of one size, but got "
-            f"{tuple(output.shape)}, {tuple(source.shape)} and {tuple(mask.shape)}."
+            f"{tuple(output.shape)}, {tuple(source.shape)} and {None if mask is None else tuple(mask.shape)}."
         )
-    if not where.any():
-        raise ValueError(f"Expected a mask that {expected}, but got one that does not.")
-    difference = (output.double() - source.double()).masked_select(where)
-    return difference.square().mean().item()
+
+
+def _mean(values: Tensor, expected: str) -> float:
+    if values.numel() == 0:
+        raise NothingToMeasureError(f"Expected a mask that {expected}, but got one that does not.")
+    return values.mean().item()

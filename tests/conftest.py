@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,3 +49,34 @@ def blob_mask() -> Callable[[int, int], Tensor]:
         return (ellipse | ((x + y).abs() < 0.05)).float()[None, None]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Torch's cache with random weights in it, under the names and in the layout of LPIPS' and FID's networks."""
+    torch_fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    torchvision_models = pytest.importorskip("torchvision.models")
+    folder = tmp_path_factory.mktemp("torch_home")
+    checkpoints = folder / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in torchvision_models.vgg16().state_dict().items()}
+    vgg = {
+        # the classifier is loaded but not used: one number, expanded, so that the file stays small
+        name: torch.randn(shape) * (2 / max(1, shape[1:].numel())) ** 0.5 if "features" in name
+        else torch.zeros(1).expand(shape)
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    torch.save(vgg, checkpoints / "vgg16-397923af.pth")
+
+    class Untrained(torch_fidelity.FeatureExtractorInceptionV3):
+        def load_state_dict(self, state_dict: object) -> None:
+            """Keeps the random weights that it was made with."""
+
+    torch.save({}, folder / "nothing.pth")
+    inception = Untrained("untrained", ["64"], feature_extractor_weights_path=str(folder / "nothing.pth"))
+    torch.save(inception.state_dict(), checkpoints / "weights-inception-2015-12-05-6726825d.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(folder))
+        yield folder

@@ -17,10 +17,9 @@ from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.checkpoint import load, save
 from asymvq.cli import main
 from asymvq.cli.latents import read_latent, write_latent
-from asymvq.cli.panel import Decoded, draw_panel, find_detail
-from asymvq.pictures import centre_crop, cover, read_mask, read_picture, to_pillow, write_picture
 from asymvq.config import AutoencoderConfig
 from asymvq.masks import random_thick_mask
+from asymvq.pictures import centre_crop, cover, read_mask, read_picture, write_picture
 
 TINY = AutoencoderConfig(
     decoder_channels=(4, 8, 16, 16), decoder_blocks=2, encoder_channels=(4, 8, 16, 16), encoder_blocks=1, norm_groups=2
@@ -317,29 +316,6 @@ def test_centre_crop_and_cover():
     assert cover(image, (30, 64)).shape == (1, 3, 30, 64)
 
 
-@pytest.mark.parametrize("size", [(40, 64), (64, 40), (16, 200), (8, 8)])
-def test_panel_of_any_size(size: tuple[int, int]):
-    source = torch.rand(3, *size) * 2 - 1
-    mask = random_thick_mask(*size, np.random.default_rng(0))
-    panel = draw_panel(source, mask, [Decoded("A", source, "a", "x"), Decoded("B", -source, "b", "y")])
-    assert panel.mode == "RGB"
-    assert panel.width > 3 * 400
-
-
-def test_detail_is_where_kept_texture_was_lost():
-    source = torch.zeros(3, 80, 120)
-    decoded = source.clone()
-    checkers = (torch.arange(10)[:, None] + torch.arange(20)) % 2
-    decoded[:, 50:60, 60:80] += checkers  # kept
-    decoded[:, 10:20, 20:40] += 3 * checkers  # edited
-    decoded[:, :, 100:] += 1  # a colour shift, no texture
-    mask = torch.zeros(1, 80, 120)
-    mask[:, :30, :50] = 1
-    left, top, right, bottom = find_detail(source, mask, decoded)
-    assert left <= 60 < 80 <= right
-    assert top <= 50 < 60 <= bottom
-
-
 def test_demo_with_the_bundled_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -373,7 +349,3 @@ def test_demo_refuses_a_mask_of_another_size(
 ):
     assert "101×75" in fails(capsys, "demo", "--vae", vae_file, "--mask", mask_file, "--out", tmp_path)
     assert not (tmp_path / "demo.png").exists()
-
-
-def test_to_pillow_clips():
-    assert to_pillow(torch.tensor([-3.0, 0.0, 3.0])[:, None, None]).getpixel((0, 0)) == (0, 128, 255)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import asymvq
-from asymvq.pictures import read_picture
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import kept_error, masked_error
+from asymvq.pictures import read_picture
 
 ASSETS = Path(asymvq.__file__).parent / "assets"
 

@@ -44,7 +44,7 @@ class TestConfig:
 
     @pytest.mark.parametrize(
         ("preset", "message"),
-        [("huge", 'like "1.5x\\+1", but got \'huge\''), ("1.1x+0", "multiples of 8"), ("0.5x+1", "1 or more")],
+        [("huge", "like \"1.5x\\+1\", but got 'huge'"), ("1.1x+0", "multiples of 8"), ("0.5x+1", "1 or more")],
     )
     def test_nonsense_is_refused(self, preset, message):
         with pytest.raises(ValueError, match=message):

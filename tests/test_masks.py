@@ -29,3 +29,24 @@ def test_growing_moves_the_border_by_that_many_pixels_and_keeps_softness():
     assert grow_mask(mask, 0) is mask
     with pytest.raises(ValueError, match="0 or more pixels"):
         grow_mask(mask, -1)
+
+
+def test_thickness_scales_strokes_and_boxes_and_nothing_else():
+    def masks(**options) -> torch.Tensor:
+        return torch.stack([random_thick_mask(64, 96, np.random.default_rng(seed), **options) for seed in range(40)])
+
+    thin, usual, thick = masks(thickness=0.2), masks(thickness=1.0), masks(thickness=2.0)
+    assert torch.equal(usual, masks())
+    assert thin.mean() < 0.5 * usual.mean()
+    assert thick.mean() > 1.5 * usual.mean()
+    for each in (thin, thick):
+        shares = each.mean(dim=(1, 2, 3))
+        assert 0 < shares.min() < shares.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("size", "thickness", "message"), [((64, 64), 0.0, "above 0"), ((64, 64), 3.0, "up to 2"), ((7, 64), 1.0, "64×7")]
+)
+def test_masks_that_cannot_be(size: tuple[int, int], thickness: float, message: str):
+    with pytest.raises(ValueError, match=message):
+        random_thick_mask(*size, np.random.default_rng(0), thickness=thickness)

@@ -1,11 +1,26 @@
-"""The metrics on pictures whose errors are known."""
+"""The metrics on pictures whose errors are known, and against reference implementations."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from asymvq.metrics import border_error, kept_error, masked_error
+from asymvq.metrics import (
+    border_error,
+    colour_error,
+    drift,
+    kept_error,
+    masked_error,
+    outside,
+    psnr,
+    seam_error,
+    ssim,
+)
 
 
 @pytest.fixture
@@ -14,6 +29,14 @@ def mask() -> torch.Tensor:
     mask = torch.zeros(1, 1, 12, 16)
     mask[..., 8:] = 1
     return mask
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    """A smooth picture and a noisy copy that fits it loosely, (2, 3, 40, 56)."""
+    generator = torch.Generator().manual_seed(0)
+    source = F.interpolate(torch.rand(2, 3, 5, 7, generator=generator), size=(40, 56), mode="bicubic") * 2 - 1
+    return source * 0.9 + 0.1 * torch.randn(source.shape, generator=generator), source
 
 
 def test_each_error_counts_its_own_pixels(mask: torch.Tensor):
@@ -44,6 +67,103 @@ def test_any_mask_above_zero_is_edited(mask: torch.Tensor):
     output = source + mask
     assert kept_error(output, source, mask * 0.01) == 0
     assert masked_error(output, source, mask * 0.01) == 1
+    assert psnr(output, source, outside(mask * 0.01)) == math.inf
+
+
+class TestSeam:
+    def test_is_the_squared_jump_across_the_border(self, mask: torch.Tensor):
+        source = torch.rand(1, 3, 12, 16)
+        assert seam_error(source + 0.3 * mask, source, mask) == pytest.approx(0.09)
+
+    def test_an_error_on_both_sides_is_no_seam(self, mask: torch.Tensor):
+        source = torch.rand(1, 3, 12, 16)
+        assert seam_error(source + 0.3, source, mask) == pytest.approx(0, abs=1e-9)
+
+    def test_away_from_the_border_nothing_counts(self, mask: torch.Tensor):
+        source = torch.zeros(1, 3, 12, 16)
+        output = torch.rand(1, 3, 12, 16)
+        output[..., 7:9] = 0.4
+        assert seam_error(output, source, mask) == 0
+
+    def test_rows_and_columns_count_alike(self):
+        """A single edited pixel has four neighbours; in a corner two."""
+        source = torch.zeros(2, 3, 5, 6)
+        mask = torch.zeros(2, 1, 5, 6)
+        mask[0, 0, 2, 3] = mask[1, 0, 0, 0] = 1
+        output = source.clone()
+        output[0, :, 2, 2] = 0.5  # a kept neighbour
+        assert seam_error(output, source, mask) == pytest.approx(0.25 / 6)
+
+
+class TestColour:
+    def test_is_the_squared_shift_of_the_mean(self, mask: torch.Tensor):
+        source = torch.rand(2, 3, 12, 16)
+        shift = torch.tensor([0.1, -0.2, 0.0]).view(1, 3, 1, 1)
+        expected = (0.1**2 + 0.2**2) / 3
+        assert colour_error(source + shift * mask, source, mask) == pytest.approx(expected, rel=1e-5)
+
+    def test_errors_that_cancel_are_no_shift(self, mask: torch.Tensor):
+        source = torch.zeros(1, 3, 12, 16)
+        checkers = (torch.arange(12)[:, None] + torch.arange(16)) % 2 - 0.5
+        assert colour_error(source + checkers, source, mask) == pytest.approx(0, abs=1e-12)
+        assert masked_error(source + checkers, source, mask) == pytest.approx(0.25)
+
+    def test_pictures_that_the_mask_spares_are_left_out(self, mask: torch.Tensor):
+        source = torch.zeros(2, 3, 12, 16)
+        masks = torch.cat([mask, torch.zeros_like(mask)])
+        assert colour_error(source + 0.2, source, masks) == pytest.approx(0.04)
+
+
+class TestPsnr:
+    def test_known_answers(self, mask: torch.Tensor):
+        source = torch.zeros(1, 3, 12, 16)
+        output = torch.where(mask > 0, 0.2, 0.02).expand_as(source)
+        assert psnr(output, source, mask) == pytest.approx(20)  # a tenth of the range
+        assert psnr(output, source, outside(mask)) == pytest.approx(40)
+        assert psnr(source, source) == math.inf
+
+    def test_is_torchmetrics(self, pair: tuple[Tensor, Tensor], blob_mask: Callable[[int, int], Tensor]):
+        reference = pytest.importorskip("torchmetrics.functional.image").peak_signal_noise_ratio
+        output, source = pair
+        assert psnr(output, source) == pytest.approx(reference(output, source, data_range=2.0).item(), rel=1e-5)
+        mask = blob_mask(40, 56)
+        counted = (mask > 0).expand_as(source)
+        expected = reference(output[counted], source[counted], data_range=2.0).item()
+        assert psnr(output, source, mask) == pytest.approx(expected, rel=1e-5)
+
+
+class TestSsim:
+    def test_known_answers(self, pair: tuple[Tensor, Tensor]):
+        _, source = pair
+        assert ssim(source, source) == pytest.approx(1)
+        # two flat pictures: only the means speak
+        a, b = torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), -0.25)
+        assert ssim(a, b) == pytest.approx((-0.25 + 4e-4) / (0.3125 + 4e-4), rel=1e-5)
+
+    def test_is_torchmetrics(self, pair: tuple[Tensor, Tensor], blob_mask: Callable[[int, int], Tensor]):
+        reference = pytest.importorskip("torchmetrics.functional.image").structural_similarity_index_measure
+        output, source = pair
+        # its own mean takes in the windows that are mirrored at the border; the original's does not
+        _, every = reference(output, source, data_range=2.0, return_full_image=True)
+        expected = every[..., 5:-5, 5:-5].mean().item()
+        assert 0.2 < expected < 0.95
+        assert ssim(output, source) == pytest.approx(expected, abs=1e-5)
+        mask = blob_mask(40, 56)
+        for counted in (mask, outside(mask)):
+            expected = every.masked_select(counted > 0).mean().item()
+            assert ssim(output, source, counted) == pytest.approx(expected, abs=1e-5)
+
+    def test_pictures_smaller_than_the_window(self):
+        with pytest.raises(ValueError, match="11×11"):
+            ssim(torch.zeros(1, 3, 10, 30), torch.zeros(1, 3, 10, 30))
+
+
+def test_drift_follows_what_piles_up(mask: torch.Tensor):
+    source = torch.zeros(1, 3, 12, 16)
+    errors = drift(lambda picture: picture + 0.1 * mask, source, trips=3, mask=mask)
+    assert errors == pytest.approx([0.01, 0.04, 0.09])
+    assert drift(lambda picture: picture + 0.1 * mask, source, trips=2, mask=outside(mask)) == [0, 0]
+    assert drift(lambda picture: picture + 0.1, source, trips=1) == pytest.approx([0.01])
 
 
 @pytest.mark.parametrize(
@@ -52,14 +172,20 @@ def test_any_mask_above_zero_is_edited(mask: torch.Tensor):
         (kept_error, 1.0, "keeps some pixels"),
         (masked_error, 0.0, "edits some pixels"),
         (border_error, 1.0, "has a border"),
+        (seam_error, 1.0, "has a border"),
+        (seam_error, 0.0, "has a border"),
+        (colour_error, 0.0, "edits some pixels"),
+        (psnr, 0.0, "has pixels to count"),
+        (ssim, 0.0, "has pixels to count"),
     ],
 )
 def test_no_pixel_to_measure_is_an_error(metric, value: float, message: str):
-    source = torch.zeros(1, 3, 8, 8)
+    source = torch.zeros(1, 3, 16, 16)
     with pytest.raises(ValueError, match=message):
-        metric(source, source, torch.full((1, 1, 8, 8), value))
+        metric(source, source, torch.full((1, 1, 16, 16), value))
 
 
-def test_sizes_must_match(mask: torch.Tensor):
+@pytest.mark.parametrize("metric", [kept_error, masked_error, border_error, seam_error, colour_error, psnr, ssim])
+def test_sizes_must_match(metric, mask: torch.Tensor):
     with pytest.raises(ValueError, match="one size"):
-        kept_error(torch.zeros(1, 3, 12, 16), torch.zeros(1, 3, 12, 24), mask)
+        metric(torch.zeros(1, 3, 12, 16), torch.zeros(1, 3, 12, 24), mask)

@@ -91,6 +91,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_device(decode)
     _add_dtype(decode, "to decode in (default: the file's)")
 
+    _add_train(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train = _add(commands, "train", "train a conditional decoder for a VAE on a folder of pictures")
     train.add_argument(
         "--base", type=Path, required=True, metavar="VAE", help="VAE to start from: a file, or a diffusers folder"
@@ -116,7 +122,43 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--log-dir", type=Path, metavar="DIR", help="log for TensorBoard")
     train.add_argument("--save-minutes", type=float, default=10.0, metavar="N", help="between two saves (default: 10)")
     train.add_argument("--save-steps", type=int, metavar="N", help="also save every so many steps")
-    return parser
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = _add(
+        commands, "evaluate", "compare decoders on your pictures, with a stock decode pasted back as baseline"
+    )
+    evaluate.add_argument(
+        "--vae", type=Path, action="append", metavar="FILE",
+        help="repeat for several (default: the bundled one). The first stock VAE, else the first VAE, is the baseline",
+    )  # fmt: skip
+    evaluate.add_argument("--images", type=Path, nargs="+", required=True, metavar="DIR", help="folders or pictures")
+    masks = evaluate.add_mutually_exclusive_group(required=True)
+    masks.add_argument("--masks", type=Path, metavar="DIR", help="holds a mask of each picture's name: white is edited")
+    masks.add_argument("--random-masks", type=int, metavar="SEED", help="thick strokes and boxes, as in the paper")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report and the pictures")
+    evaluate.add_argument("--masks-per-picture", type=_count, default=1, metavar="N", help="of the random ones")
+    evaluate.add_argument("--size", type=_count, metavar="N", help="cut pictures to squares, resized to this side")
+    evaluate.add_argument(
+        "--latents", type=Path, metavar="DIR", help="edited latents to decode, by the pictures' names"
+    )
+    evaluate.add_argument(
+        "--colour-shift", type=float, default=0.0, metavar="X",
+        help="shift each picture's colours by up to X (of 2) before encoding, as diffusion models do",
+    )  # fmt: skip
+    evaluate.add_argument("--round-trips", type=int, default=0, metavar="N", help="measure what N of them pile up")
+    evaluate.add_argument("--lpips", action="store_true", help="needs the extra 'metrics' and VGG's weights")
+    evaluate.add_argument("--fid", action="store_true", help="needs the extra 'metrics' and Inception's weights")
+    evaluate.add_argument("--paper", action="store_true", help="at 224², beside the published table's numbers")
+    _add_device(evaluate)
+    _add_dtype(evaluate, "to decode in (default: the file's)")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, but got {number}")
+    return number
 
 
 def _add(

@@ -23,8 +23,8 @@ from ..checkpoint import load
 from ..decode import decode
 from ..masks import random_thick_mask
 from ..metrics import kept_error
+from ..panel import Decoded, draw_panel
 from ..pictures import centre_crop, cover, read_mask, read_picture
-from .panel import Decoded, draw_panel
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 

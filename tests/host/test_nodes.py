@@ -101,7 +101,7 @@ class TestLoader:
         assert before != node.fingerprint_inputs(vae_name="tiny.safetensors")
 
     def test_every_input_of_every_node_has_a_tooltip(self, host):
-        for name in ("AsymVQLoader", "AsymVQDecode", "AsymVQSave"):
+        for name in ("AsymVQLoader", "AsymVQDecode", "AsymVQSave", "AsymVQCompare", "AsymVQRandomMask"):
             inputs = host.nodes.NODE_CLASS_MAPPINGS[name].define_schema().inputs
             assert all(i.tooltip for i in inputs), name
 

@@ -84,6 +84,35 @@ def test_quickstart_keeps_what_the_mask_keeps(server: Server) -> None:
     assert np.abs(result[~kept].astype(float) - picture[~kept]).mean() > 30
 
 
+def test_compare_decodes_takes_any_number_of_results_and_shows_numbers(server: Server) -> None:
+    prompt = {
+        "pictures": {"class_type": "AsymVQDemoPictures", "inputs": {}},
+        "inverted": {"class_type": "ImageInvert", "inputs": {"image": ["pictures", 0]}},
+        "mask": {
+            "class_type": "AsymVQRandomMask",
+            "inputs": {"seed": 3, "width": 640, "height": 424, "batch_size": 1, "thickness": 0.5},
+        },
+        "compare": {
+            "class_type": "AsymVQCompare",
+            "inputs": {
+                "reference": ["pictures", 0], "results.result_1": ["inverted", 0], "results.result_2": ["pictures", 0],
+                "mask": ["mask", 0], "labels": "inverted\nthe same", "compare": "all pixels", "amplify": 10,
+            },
+        },
+        "border": {"class_type": "PreviewAny", "inputs": {"source": ["compare", 3]}},
+    }  # fmt: skip
+    outputs = server.run(prompt)["outputs"]
+    (text,) = outputs["compare"]["text"]
+    first, second = text.split("\n\n")
+    assert first.startswith("inverted\n")
+    assert second.startswith("the same\nkept: squared error: 0.00e+00\nkept: PSNR, dB: ∞")
+    assert len(outputs["compare"]["images"]) == 1
+    # a list output: what follows runs once a result
+    borders = [float(value) for value in outputs["border"]["text"]]
+    assert borders[0] > 0.1
+    assert borders[1] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "more_nodes", "message"),
     [

@@ -1,4 +1,4 @@
-"""The labelled panel that compares two decodes of one edited latent."""
+"""The labelled panel that compares decodes with their source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from torch import Tensor
 
-from ..pictures import to_pillow
+from .pictures import to_pillow
 
 BACKGROUND, INK, FAINT_INK = (246, 246, 244), (28, 29, 33), (96, 98, 104)
 ACCENT, DETAIL_FRAME, NOT_COMPARED = (255, 122, 26), (255, 255, 255), (58, 60, 66)
@@ -22,6 +22,8 @@ MAX_TILE, MIN_COLUMN = (460, 600), 400
 DETAIL_SHARE = 1 / 5
 """Width of the detail as a share of the picture's."""
 AMPLIFY = 10
+BORDER = 8
+"""Pixels on either side of the mask's edge: where a seam would show."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Decoded:
     title: str
     picture: Tensor
     """(3, H, W) in [-1, 1]."""
-    caption: str
-    made_from: str
+    caption: str = ""
+    detail_caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ class _Tile:
     caption: str
 
 
-def draw_panel(source: Tensor, mask: Tensor, decodes: Sequence[Decoded]) -> Image.Image:
+def draw_panel(
+    source: Tensor, mask: Tensor, decodes: Sequence[Decoded], *, truth: bool = False, amplify: float = AMPLIFY
+) -> Image.Image:
     """A grid: the source, its mask and a detail on the left, then a column for each decode.
 
     Args:
         source: (3, H, W) in [-1, 1].
-        mask: (1, H, W) in [0, 1], 1 = edited.
-        decodes: from the worst to the best. The detail is where the first lost most of the source's texture.
+        mask: (1, H, W) in [0, 1], 1 = edited. Empty for a comparison without a mask.
+        decodes: from the worst to the best.
+        truth: whether the source is what edited pixels should be, too. They are then compared like the others, and the
+            detail is at the mask's edge.
+        amplify: what differences are multiplied by to be seen.
     """
     _, height, width = source.shape
     scale = min(MAX_TILE[0] / width, MAX_TILE[1] / height)
@@ -56,7 +63,7 @@ def draw_panel(source: Tensor, mask: Tensor, decodes: Sequence[Decoded]) -> Imag
     edited = Image.fromarray(((mask[0] > 0).cpu().numpy() * 255).astype(np.uint8))
     small_edited = edited.resize(size, Image.Resampling.BOX).point([0] * 128 + [255] * 128)
     share = (mask > 0).float().mean().item()
-    box = find_detail(source, mask, decodes[0].picture)
+    box = find_detail(source, mask, [decoded.picture for decoded in decodes], truth=truth)
 
     def whole(picture: Image.Image) -> Image.Image:
         return picture.resize(size, Image.Resampling.LANCZOS)
@@ -67,39 +74,64 @@ def draw_panel(source: Tensor, mask: Tensor, decodes: Sequence[Decoded]) -> Imag
     original = to_pillow(source)
     framed = whole(original)
     ImageDraw.Draw(framed).rectangle([round(v * scale) for v in box], outline=DETAIL_FRAME, width=2)
+    mask_caption = f"orange: edited, {share:.0%} of the picture" if share else "nothing is edited"
     rows = [
         [_Tile("Source", framed, "framed: the detail below")],
-        [_Tile("Mask", _tint(whole(original), small_edited), f"orange: edited, {share:.0%} of the picture")],
-        [_Tile("Source, detail", detail(original), "a kept part, magnified")],
+        [_Tile("Mask", _tint(whole(original), small_edited), mask_caption)],
+        [_Tile("Source, detail", detail(original), "magnified" if truth else "a kept part, magnified")],
     ]
+    error_caption = "black: as in the source" if truth or not share else "black: kept as it was; grey: edited"
     for decoded in decodes:
         picture = to_pillow(decoded.picture)
-        amplified = ImageChops.difference(picture, original).point([min(255, AMPLIFY * v) for v in range(256)] * 3)
-        difference = whole(amplified)
-        difference.paste(NOT_COMPARED, mask=small_edited)
+        difference = whole(amplified_difference(picture, original, amplify))
+        if not truth:
+            difference.paste(NOT_COMPARED, mask=small_edited)
         rows[0].append(_Tile(decoded.title, whole(picture), decoded.caption))
-        rows[1].append(
-            _Tile(f"Its error, {AMPLIFY}x", _outline(difference, small_edited), "black: kept as it was; grey: edited")
-        )
-        rows[2].append(_Tile(f"{decoded.title}, detail", detail(picture), decoded.made_from))
+        rows[1].append(_Tile(f"Its error, {amplify:g}x", _outline(difference, small_edited), error_caption))
+        rows[2].append(_Tile(f"{decoded.title}, detail", detail(picture), decoded.detail_caption))
     return _lay_out(rows)
 
 
-def find_detail(source: Tensor, mask: Tensor, decoded: Tensor) -> tuple[int, int, int, int]:
-    """The kept part, twice as wide as high, where `decoded` lost most of `source`'s texture, away from the mask's edge.
+def amplified_difference(picture: Image.Image, original: Image.Image, amplify: float) -> Image.Image:
+    """What differs in each colour of two RGB images of one size, times `amplify`, cut off at white."""
+    levels = [min(255, round(amplify * v)) for v in range(256)]
+    return ImageChops.difference(picture, original).point(levels * 3)
 
-    Shapes as `draw_panel`. Returns (left, top, right, bottom) in pixels.
+
+def find_detail(
+    source: Tensor, mask: Tensor, pictures: Sequence[Tensor], *, truth: bool = False
+) -> tuple[int, int, int, int]:
+    """The part, twice as wide as high, that shows best what the decodes make of the source.
+
+    That is where they lost most of its texture: at the mask's edge where the true picture is known, else in what the
+    mask keeps, away from its edge. Where nothing was lost, it is where most of the edge is.
+
+    Args as `draw_panel`. Returns (left, top, right, bottom) in pixels.
     """
     _, height, width = source.shape
     box_width = max(2, min(round(width * DETAIL_SHARE), height * 2))
     box_height = max(1, box_width // 2)
-    near = F.max_pool2d((mask > 0).float()[None], kernel_size=17, stride=1, padding=8)
-    difference = (decoded - source).float()[None]
-    texture = difference - F.avg_pool2d(difference, kernel_size=17, stride=1, padding=8, count_include_pad=False)
-    lost = texture.square().mean(1, keepdim=True) * (1 - near)
+    edited = (mask > 0).float()[None]
+    near_edited, near_kept = (_grown(part, BORDER) for part in (edited, 1 - edited))
+    edge = near_edited * near_kept
+    lost = torch.stack([_texture(picture - source) for picture in pictures]).mean(0)
+    lost = lost * (edge if truth else 1 - near_edited)
+    if not lost.any():
+        lost = edge
     scores = F.avg_pool2d(lost, kernel_size=(box_height, box_width), stride=1)[0, 0]
     top, left = divmod(int(torch.argmax(scores)), scores.shape[1])
     return left, top, left + box_width, top + box_height
+
+
+def _grown(part: Tensor, pixels: int) -> Tensor:
+    return F.max_pool2d(part, kernel_size=2 * pixels + 1, stride=1, padding=pixels)
+
+
+def _texture(difference: Tensor) -> Tensor:
+    """The energy of (3, H, W) without what changes slowly, such as a shift of colour: (1, 1, H, W)."""
+    difference = difference.float()[None]
+    slow = F.avg_pool2d(difference, kernel_size=17, stride=1, padding=8, count_include_pad=False)
+    return (difference - slow).square().mean(1, keepdim=True)
 
 
 def _tint(picture: Image.Image, edited: Image.Image) -> Image.Image:
@@ -130,9 +162,18 @@ def _lay_out(rows: list[list[_Tile]]) -> Image.Image:
     for row, height in zip(rows, heights, strict=True):
         for number, tile in enumerate(row):
             left = MARGIN + number * (column + GAP)
-            draw.text((left, top), tile.title, INK, title_font)
+            draw.text((left, top), _fitted(tile.title, title_font, column), INK, title_font)
             panel.paste(tile.picture, (left, top + TITLE_HEIGHT))
             caption_top = top + TITLE_HEIGHT + tile.picture.height + 5
-            draw.text((left, caption_top), tile.caption, FAINT_INK, caption_font)
+            draw.text((left, caption_top), _fitted(tile.caption, caption_font, column), FAINT_INK, caption_font)
         top += height + GAP
     return panel
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """`text`, shortened to what fits in `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

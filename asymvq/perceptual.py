@@ -1,0 +1,132 @@
+"""LPIPS and FID through torchmetrics: the networks behind them, loaded from disk or fetched once, and frozen.
+
+Neither is needed to decode: the libraries are the extra `metrics` of this package and are imported when asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = "torchmetrics torch-fidelity torchvision"
+MIN_SIZE = 16
+"""Pixels: VGG-16 halves a picture four times."""
+
+
+class UnavailableError(ValueError):
+    """A metric's library or its weights are missing; the message says which, and what to do."""
+
+
+def load_lpips(device: torch.device | str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
+    """LPIPS (arXiv 1801.03924, version 0.1 on VGG-16), as torchmetrics computes it.
+
+    The heads come with torchmetrics. VGG's weights are torchvision's `vgg16-397923af.pth`: taken from
+    `torch.hub.get_dir()/checkpoints` (below `TORCH_HOME`), fetched there if they are missing.
+
+    Returns:
+        A function of two pictures (B, 3, H, W) in about [-1, 1], at least 16×16, that gives their distance (B,), one a
+        picture, on `device`. Differentiable with respect to both; the network is frozen, and computes in float32.
+
+    Raises:
+        UnavailableError: a library is not installed, or the weights are neither on disk nor to be had.
+    """
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        from torchvision.models import VGG16_Weights
+    except ImportError as error:
+        raise _not_installed("LPIPS", error) from error
+    metric = _with_weights(
+        "LPIPS", VGG16_Weights.IMAGENET1K_V1.url, lambda: LearnedPerceptualImagePatchSimilarity(net_type="vgg")
+    )
+    # The bare network: the metric around it refuses values below -1 and keeps every score it gave.
+    network = metric.net.to(device)
+
+    def distance(output: Tensor, source: Tensor) -> Tensor:
+        if output.shape != source.shape or output.ndim != 4 or output.shape[1] != 3 or min(output.shape[2:]) < MIN_SIZE:
+            raise ValueError(
+                f"Expected two pictures of one shape (B, 3, H, W), at least {MIN_SIZE}×{MIN_SIZE}, but got "
+                f"{tuple(output.shape)} and {tuple(source.shape)}."
+            )
+        return network(*(picture.to(device, torch.float32) for picture in (output, source))).flatten()
+
+    return distance
+
+
+class FrechetDistance:
+    """FID (arXiv 1706.08500) between two sets of pictures, gathered batch by batch. Made by `load_fid`.
+
+    Args:
+        metric: torchmetrics' `FrechetInceptionDistance` for pictures of 8 bits.
+    """
+
+    def __init__(self, metric: Any):
+        self._metric = metric
+
+    @torch.no_grad()
+    def add(self, output: Tensor, source: Tensor) -> None:
+        """Takes pictures (B, 3, H, W) in [-1, 1] into either set; they are rounded to 8 bits, as files are."""
+        for pictures, real in ((output, False), (source, True)):
+            pixels = pictures.float().add(1).mul(127.5).round().clamp(0, 255).byte()
+            self._metric.update(pixels.to(self._metric.device), real=real)
+
+    def value(self) -> float:
+        """The distance so far.
+
+        Raises:
+            ValueError: fewer than two pictures were added.
+        """
+        try:
+            return self._metric.compute().item()
+        except RuntimeError as error:
+            raise ValueError(f"Expected at least two pictures for an FID, but got fewer: {error}") from error
+
+
+def load_fid(device: torch.device | str = "cpu", *, features: int = 2048) -> FrechetDistance:
+    """FID as torchmetrics computes it on torch-fidelity's port of the original Inception network and its resize.
+
+    The weights are torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`; where from: as in `load_lpips`.
+
+    Args:
+        device: where the network runs.
+        features: 2048 for the published metric; 64, 192 or 768 for earlier layers, where pictures are few.
+
+    Raises:
+        UnavailableError: a library is not installed, or the weights are neither on disk nor to be had.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+        from torchmetrics.image.fid import FrechetInceptionDistance
+    except ImportError as error:
+        raise _not_installed("FID", error) from error
+    metric = _with_weights("FID", URL_INCEPTION_V3, lambda: FrechetInceptionDistance(feature=features, antialias=False))
+    return FrechetDistance(metric.to(device))
+
+
+MetricT = TypeVar("MetricT", bound=nn.Module)
+
+
+def _with_weights(name: str, url: str, build: Callable[[], MetricT]) -> MetricT:
+    """What `build` makes, which looks for the file of `url` in torch's cache before it fetches it."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not file.is_file():
+        logger.info("%s: %s is missing, fetching it from %s.", name, file, url)
+    try:
+        return build()
+    # RuntimeError: a broken file, or one of another network
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UnavailableError(
+            f"Expected the weights of {name} in {file}, but could not load or fetch them ({error}). Download {url} to "
+            "that place, or set TORCH_HOME to the folder above hub/checkpoints."
+        ) from error
+
+
+def _not_installed(name: str, error: ImportError) -> UnavailableError:
+    return UnavailableError(f"Expected the libraries of {name}, but got: {error}. Run: pip install {LIBRARIES}")

@@ -1,0 +1,187 @@
+"""Compare Decodes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from enum import Enum
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from server import PromptServer
+from torch import Tensor
+
+from ..asymvq.evaluation import MEASURES, measure, texts
+from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
+from .tensors import image_tensor, mask_tensor, to_signed
+
+RESULTS = [f"result_{number}" for number in range(1, 9)]
+FLOATS = {
+    "kept_error": "Mean squared error of the kept pixels, of values in [-1, 1]: 0 where all came back exactly.",
+    "masked_error": "The same of the edited pixels, against the reference.",
+    "border_error": "The same of the edited pixels within 4 of a kept one.",
+    "seam_error": "Squared difference of the jump across the mask's edge from the reference's jump there.",
+    "colour_error": "Squared difference of the edited pixels' mean colour from the reference's.",
+    "masked_psnr": "Peak signal-to-noise ratio of the edited pixels, dB.",
+    "masked_ssim": "Structural similarity of the edited pixels, up to 1.",
+}
+
+
+class Compared(str, Enum):
+    """What the panel and the text compare."""
+
+    KEPT = "kept pixels"
+    """The reference is the source: what the mask covers was meant to change."""
+    ALL = "all pixels"
+    """The reference is the true picture."""
+
+
+class AsymVQCompare(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AsymVQCompare",
+            display_name="Compare Decodes",
+            category="image/asymmetric vqgan",
+            description=(
+                "One or more results beside their reference: a labelled panel with amplified differences and a "
+                "magnified detail, and how well each keeps what the mask keeps, in numbers."
+            ),
+            search_aliases=["difference map", "psnr", "ssim", "metrics", "image quality", "compare images", "vqgan"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("reference", tooltip="The source picture, or the true one. One serves a whole batch."),
+                io.Autogrow.Input(
+                    "results",
+                    template=io.Autogrow.TemplateNames(
+                        io.Image.Input("result", tooltip="A decoded picture, of the reference's size."), RESULTS, min=1
+                    ),
+                    tooltip="The pictures to compare, from the worst to the best.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White (1) was edited, black (0) is kept. Without one, everything counts as kept.",
+                ),
+                io.String.Input(
+                    "labels", multiline=True, default="", tooltip="What the results are called, a line for each."
+                ),
+                io.Combo.Input(
+                    "compare",
+                    options=Compared,
+                    default=Compared.KEPT,
+                    tooltip=(
+                        "What the panel and the text compare. kept pixels: the reference is the source, and edits are "
+                        "meant to differ. all pixels: the reference is the true picture."
+                    ),
+                ),
+                io.Float.Input(
+                    "amplify",
+                    default=AMPLIFY,
+                    min=1,
+                    max=100,
+                    step=1,
+                    advanced=True,
+                    tooltip="What differences are multiplied by to be seen.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("panel", display_name="panel", tooltip="The comparison, one panel a picture."),
+                *(
+                    io.Float.Output(key, display_name=key, is_output_list=True, tooltip=f"{text} A number a result.")
+                    for key, text in FLOATS.items()
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reference: Tensor,
+        results: dict[str, Tensor],
+        mask: Tensor | None = None,
+        labels: str = "",
+        compare: str = Compared.KEPT,
+        amplify: float = AMPLIFY,
+    ) -> io.NodeOutput:
+        pictures = [to_signed(image_tensor(image).float().cpu()) for image in results.values() if image is not None]
+        source = to_signed(image_tensor(reference).float().cpu())
+        size = source.shape[-2:]
+        masks = torch.zeros(1, 1, *size) if mask is None else mask_tensor(mask, source).cpu()
+        count = max(len(batch) for batch in (source, masks, *pictures))
+        names = _names(labels, len(pictures))
+        source, masks = _matched("reference", source, size, count), _matched("mask", masks, size, count)
+        pictures = [_matched(name, batch, size, count) for name, batch in zip(names, pictures, strict=True)]
+
+        measured = [
+            [measure(picture[i : i + 1], source[i : i + 1], masks[i : i + 1]) for picture in pictures]
+            for i in range(count)
+        ]
+        compared = Compared(compare)
+        panels: list[Tensor] = []
+        for i, values in enumerate(measured):
+            decodes = [
+                _column(name, picture[i], value, compared)
+                for name, picture, value in zip(names, pictures, values, strict=True)
+            ]
+            drawn = draw_panel(source[i], masks[i], decodes, truth=compared is Compared.ALL, amplify=amplify)
+            panels.append(torch.from_numpy(np.asarray(drawn, dtype=np.float32) / 255.0))
+        panel = torch.stack(panels)
+
+        means = [_means(values) for values in zip(*measured, strict=True)]
+        text = _text(names, means, compared)
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and cls.hidden is not None:
+            server.send_progress_text(text, cls.hidden.unique_id)
+        preview = ui.PreviewImage(panel, cls=cls).as_dict()
+        floats = [[mean[key] for mean in means] for key in FLOATS]
+        return io.NodeOutput(panel, *floats, ui={**preview, "text": (text,)})
+
+
+def _names(labels: str, count: int) -> list[str]:
+    given = [line.strip() for line in labels.splitlines()[:count]]
+    given += [""] * (count - len(given))
+    return [name or f"Result {number}" for number, name in enumerate(given, 1)]
+
+
+def _matched(name: str, batch: Tensor, size: torch.Size, count: int) -> Tensor:
+    """`batch` with one picture repeated for all.
+
+    Raises:
+        ValueError: another size or count than the rest.
+    """
+    if batch.shape[-2:] != size:
+        raise ValueError(
+            f"Expected {name} to be of the reference's size, {size[1]}×{size[0]}, but got "
+            f"{batch.shape[-1]}×{batch.shape[-2]}. Resize or crop it to the reference (Upscale Image, Image Crop)."
+        )
+    if len(batch) not in (1, count):
+        raise ValueError(f"Expected 1 or {count} pictures in {name}, as in the others, but got {len(batch)}.")
+    return batch.expand(count, -1, -1, -1)
+
+
+def _column(name: str, picture: Tensor, values: dict[str, float], compared: Compared) -> Decoded:
+    text = texts(values)
+    if compared is Compared.KEPT:
+        return Decoded(name, picture, f"error of the kept pixels: {text['kept_error']}")
+    caption = f"error: kept {text['kept_error']}, border {text['border_error']}"
+    return Decoded(name, picture, caption, f"seam {text['seam_error']}")
+
+
+def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Over a batch, of the pictures that could be measured; NaN where there is none."""
+    measured = {each.key: [v[each.key] for v in values if not math.isnan(v[each.key])] for each in MEASURES}
+    return {key: statistics.fmean(numbers) if numbers else math.nan for key, numbers in measured.items()}
+
+
+def _text(names: list[str], values: list[dict[str, float]], compared: Compared) -> str:
+    """What stands on the node: the measures of every result that say something."""
+    shown = [each for each in MEASURES if compared is Compared.ALL or each.key.startswith("kept_")]
+    blocks = [
+        "\n".join([name, *(f"{each.title}: {each.text(value[each.key])}" for each in shown)])
+        for name, value in zip(names, values, strict=True)
+    ]
+    return "\n\n".join(blocks)

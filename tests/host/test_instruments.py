@@ -1,0 +1,144 @@
+"""Compare Decodes and Random Inpainting Mask, in a real ComfyUI in this process."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from asymvq.masks import random_thick_mask
+from asymvq.metrics import border_error, psnr
+
+from .conftest import PACK
+
+
+@pytest.fixture
+def compare(host):
+    return host.nodes.NODE_CLASS_MAPPINGS["AsymVQCompare"]
+
+
+@pytest.fixture
+def case():
+    """A picture (1, 48, 64, 3), a mask (1, 48, 64) with a border inside it, and an edit of what it covers."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 48, 64, 3, generator=generator)
+    mask = torch.zeros(1, 48, 64)
+    mask[:, 10:30, 20:50] = 1
+    return image, mask, torch.where(mask[..., None] > 0, 1 - image, image)
+
+
+def execute(node, **inputs):
+    with torch.inference_mode():
+        return node.execute(**inputs)
+
+
+class TestCompare:
+    def test_gives_the_librarys_numbers_for_every_result(self, compare, case):
+        image, mask, edit = case
+        output = execute(compare, reference=image, results={"result_1": image * 0.9, "result_2": edit}, mask=mask)
+        names = [output.id for output in compare.define_schema().outputs]
+        values = dict(zip(names, output.args, strict=True))
+        a, b, m = image.movedim(-1, 1) * 2 - 1, edit.movedim(-1, 1) * 2 - 1, mask[:, None]
+        assert values["kept_error"][1] == 0
+        assert values["kept_error"][0] > 0
+        assert values["border_error"][1] == pytest.approx(border_error(b, a, m))
+        assert values["masked_psnr"][1] == pytest.approx(psnr(b, a, m))
+        assert all(len(values[name]) == 2 for name in names if name != "panel")
+
+    def test_shows_a_panel_and_the_numbers(self, host, compare, case):
+        image, mask, edit = case
+        results = {"result_1": edit, "result_2": edit}
+        output = execute(compare, reference=image, results=results, mask=mask, labels="first\n\n third")
+        panel = output.args[0]
+        assert panel.ndim == 4
+        assert panel.shape[0] == 1
+        assert panel.shape[2] > 3 * 400
+        assert 0 <= panel.min() < panel.max() <= 1
+        (text,) = output.ui["text"]
+        assert text.startswith("first\n")
+        assert "\n\nResult 2\n" in text
+        assert "kept: squared error: 0.00e+00" in text
+        (shown,) = output.ui["images"]
+        assert (host.base / "temp" / shown["filename"]).is_file()
+
+    def test_one_reference_and_mask_serve_a_batch(self, compare, case):
+        image, mask, edit = case
+        batch = torch.cat([edit, image, image])
+        output = execute(compare, reference=image, results={"result_1": batch}, mask=mask)
+        single = execute(compare, reference=image, results={"result_1": edit}, mask=mask)
+        assert output.args[0].shape[0] == 3
+        assert torch.equal(output.args[0][:1], single.args[0])
+        assert output.args[3] == pytest.approx([single.args[3][0] / 3])
+
+    def test_without_a_mask_everything_is_kept(self, compare, case):
+        image, _, edit = case
+        output = execute(compare, reference=image, results={"result_1": edit}, compare="all pixels")
+        assert output.args[1][0] == pytest.approx((2 * edit - 2 * image).square().mean().item(), rel=1e-5)
+        assert math.isnan(output.args[2][0])
+        assert "border, 4 px of the mask: squared error: —" in output.ui["text"][0]
+
+    def test_edits_are_compared_where_the_reference_is_the_truth(self, compare, case):
+        image, mask, edit = case
+        kept, every = (
+            execute(compare, reference=image, results={"result_1": edit}, mask=mask, compare=what)
+            for what in ("kept pixels", "all pixels")
+        )
+        assert not torch.equal(kept.args[0], every.args[0])
+        assert "in the mask" in every.ui["text"][0]
+        assert "in the mask" not in kept.ui["text"][0]
+
+    def test_alpha_and_half_precision(self, compare, case):
+        image, mask, edit = case
+        alpha = torch.cat([edit, torch.rand(1, 48, 64, 1)], dim=-1)
+        with_alpha = execute(compare, reference=image, results={"result_1": alpha}, mask=mask[0])
+        assert torch.equal(
+            with_alpha.args[0], execute(compare, reference=image, results={"a": edit}, mask=mask).args[0]
+        )
+        assert execute(compare, reference=image.half(), results={"result_1": edit.half()}, mask=mask).args[1] == [0]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"results": {"result_1": torch.zeros(1, 40, 64, 3)}}, "Result 1 to be .* 64×48, but got 64×40"),
+            ({"mask": torch.ones(1, 48, 32)}, "mask to be .* 64×48, but got 32×48"),
+            ({"mask": torch.zeros(1, 64, 64)}, "open the mask editor"),
+            (
+                {"mask": torch.ones(3, 48, 64), "results": {"a": torch.zeros(2, 48, 64, 3)}},
+                "1 or 3 pictures in Result 1",
+            ),
+            ({"reference": torch.zeros(1, 48, 64, 1)}, "an image of shape"),
+        ],
+    )
+    def test_bad_input(self, compare, case, change, message):
+        image, mask, edit = case
+        with pytest.raises(ValueError, match=message):
+            execute(compare, **{"reference": image, "results": {"result_1": edit}, "mask": mask, **change})
+
+
+class TestRandomMask:
+    def test_gives_the_librarys_masks(self, host):
+        node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQRandomMask"]
+        (masks,) = execute(node, seed=7, width=96, height=64, batch_size=3).args
+        rng = np.random.default_rng(7)
+        assert torch.equal(masks, torch.cat([random_thick_mask(64, 96, rng) for _ in range(3)]))
+        assert not torch.equal(masks[0], masks[1])
+        (thin,) = execute(node, seed=7, width=96, height=64, batch_size=3, thickness=0.1).args
+        assert 0 < thin.mean() < masks.mean()
+
+    def test_its_largest_seed_is_taken(self, host):
+        node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQRandomMask"]
+        seed = node.define_schema().inputs[0].max
+        assert execute(node, seed=seed, width=64, height=64).args[0].shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("node_id", ["AsymVQCompare", "AsymVQRandomMask"])
+def test_the_help_page_names_every_input(host, node_id: str):
+    module = next(name for name in host.nodes.EXTENSION_WEB_DIRS if "pack" in name)
+    page = (PACK / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
+    assert host.nodes.EXTENSION_WEB_DIRS[module].endswith("/web")
+    schema = host.nodes.NODE_CLASS_MAPPINGS[node_id].define_schema()
+    assert page.startswith(f"# {schema.display_name}\n")
+    for each in (*schema.inputs, *schema.outputs):
+        assert f"`{each.id or each.display_name or each.io_type}`" in page, each.id

@@ -1,0 +1,77 @@
+"""The panel that compares decodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asymvq.masks import random_thick_mask
+from asymvq.panel import Decoded, amplified_difference, draw_panel, find_detail
+from asymvq.pictures import to_pillow
+
+
+@pytest.mark.parametrize("truth", [False, True])
+@pytest.mark.parametrize("size", [(40, 64), (64, 40), (16, 200), (8, 8)])
+def test_panel_of_any_size(size: tuple[int, int], truth: bool):
+    source = torch.rand(3, *size) * 2 - 1
+    mask = random_thick_mask(*size, np.random.default_rng(0))
+    panel = draw_panel(source, mask, [Decoded("A", source, "a", "x"), Decoded("B", -source, "b" * 99)], truth=truth)
+    assert panel.mode == "RGB"
+    assert panel.width == draw_panel(source, torch.zeros_like(mask), [Decoded("A", source)] * 2).width
+    assert panel.width > 3 * 400
+
+
+def test_the_difference_is_amplified_and_cut_off():
+    original, picture = Image.new("RGB", (2, 1), (100, 100, 100)), Image.new("RGB", (2, 1), (100, 97, 140))
+    assert amplified_difference(picture, original, 10).getpixel((0, 0)) == (0, 30, 255)
+    assert amplified_difference(original, picture, 2.5).getpixel((1, 0)) == (0, 8, 100)
+
+
+def test_edited_pixels_are_compared_only_where_the_truth_is_known():
+    source = torch.zeros(3, 40, 60)
+    mask = torch.zeros(1, 40, 60)
+    mask[:, 10:30, 20:40] = 1
+    decoded = Decoded("A", source + 0.3 * mask)
+
+    def white_pixels(truth: bool) -> int:
+        """Ten times 0.3 is beyond white."""
+        return int((np.asarray(draw_panel(source, mask, [decoded], truth=truth)) == 255).all(-1).sum())
+
+    assert white_pixels(truth=True) > white_pixels(truth=False) + 10_000
+
+
+@pytest.fixture
+def checkered() -> torch.Tensor:
+    """An error of (3, 80, 120) in three places."""
+    error = torch.zeros(3, 80, 120)
+    checkers = (torch.arange(10)[:, None] + torch.arange(20)) % 2
+    error[:, 50:60, 60:80] += checkers  # kept
+    error[:, 25:35, 20:40] += 2 * checkers  # at the edge
+    error[:, :10, :20] += 3 * checkers  # deep in what was edited
+    error[:, :, 100:] += 1  # a colour shift, no texture
+    return error
+
+
+@pytest.mark.parametrize(("truth", "left_top"), [(False, (60, 50)), (True, (20, 25))])
+def test_detail_is_where_texture_was_lost(checkered: torch.Tensor, truth: bool, left_top: tuple[int, int]):
+    source = torch.zeros_like(checkered)
+    mask = torch.zeros(1, 80, 120)
+    mask[:, :30, :50] = 1
+    left, top, right, bottom = find_detail(source, mask, [source, checkered], truth=truth)
+    assert left <= left_top[0] < left_top[0] + 20 <= right
+    assert top <= left_top[1] < left_top[1] + 10 <= bottom
+
+
+def test_detail_is_at_the_edge_where_nothing_was_lost():
+    source = torch.rand(3, 80, 120)
+    mask = torch.zeros(1, 80, 120)
+    mask[:, 40:, 60:] = 1
+    left, top, right, bottom = find_detail(source, mask, [source])
+    assert left - 8 <= 60 <= right + 8
+    assert top - 8 <= 40 <= bottom + 8
+
+
+def test_to_pillow_clips():
+    assert to_pillow(torch.tensor([-3.0, 0.0, 3.0])[:, None, None]).getpixel((0, 0)) == (0, 128, 255)
