@@ -81,7 +81,8 @@ class Training:
         vae: whose encoder stays and whose decoder training starts from. It is left alone.
         config: what is trained: from `asymvq.grow.grown_config`.
         pictures: to train on.
-        out: the `.safetensors` file to write. The run's state goes to a folder beside it, `NAME.training`.
+        out: the `.safetensors` file to write.
+        folder: for the run's state; by default beside `out`, `NAME.training`.
         seed: of everything random.
         resume: go on from the state on disk, if there is one. Only `recipe.steps` and other numbers of the recipe may
             differ from the run's; the network may not.
@@ -102,6 +103,7 @@ class Training:
         recipe: Recipe,
         *,
         out: Path,
+        folder: Path | None = None,
         seed: int = 0,
         resume: bool = False,
         device: torch.device | str = "cpu",
@@ -115,7 +117,7 @@ class Training:
                 "Expected a VAE with an encoder to train on, but this file holds only a decoder. Choose a complete VAE."
             )
         self.recipe, self.out, self.seed = recipe, out, seed
-        self.folder = state_folder(out)
+        self.folder = folder or state_folder(out)
         self.device, self.processes = torch.device(device), processes or Processes()
         self.save_seconds, self.save_steps = save_seconds, save_steps
         self.metadata = dict(metadata or {})
@@ -167,7 +169,7 @@ class Training:
             level.recompute = recipe.recompute
         self.parameters = {p: name for name, p in self.vae.named_parameters() if p.requires_grad}
         kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
-        self.optimizer = kind(list(self.parameters), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+        self.optimizer = kind(self._parameter_groups(), betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision is Precision.FP16)
         self.average = {name: p.detach().clone() for p, name in self.parameters.items()}
 
@@ -186,6 +188,13 @@ class Training:
 
             lpips = load_lpips(self.device)
         self.criterion = Criterion(recipe, lpips, self.discriminator)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        slow = self.recipe.decoder_lr if self.recipe.start is Start.GROW else 1.0
+        condition = "decoder.condition_encoder."
+        groups = {1.0: [p for p, name in self.parameters.items() if name.startswith(condition)]}
+        groups.setdefault(slow, []).extend(p for p, name in self.parameters.items() if not name.startswith(condition))
+        return [{"params": parameters, "lr": self.recipe.lr, "share": share} for share, parameters in groups.items()]
 
     def __iter__(self) -> Iterator[Report]:
         network = self.processes.wrap(self._compiled(), self.device)
@@ -258,7 +267,7 @@ class Training:
         lr = learning_rate(self.recipe, self.step, pictures=self._pictures_a_step)
         for optimizer in (self.optimizer, getattr(self, "discriminator_optimizer", None)):
             for group in optimizer.param_groups if optimizer is not None else ():
-                group["lr"] = lr
+                group["lr"] = lr * group.get("share", 1.0)
         return lr
 
     def _optimise(

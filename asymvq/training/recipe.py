@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+SMALLEST_JUDGED = 32
+"""Pixels: what the discriminator's convolutions need."""
+
 
 class Start(str, Enum):
     """Where the decoder's first weights come from."""
@@ -70,6 +73,9 @@ class Recipe:
     """Sum the reconstruction losses over a picture's values, as the paper does, where others take the mean."""
 
     lr: float = 1e-4
+    decoder_lr: float = 0.1
+    """Learning rate of weights that start trained, as a share of `lr`, which is that of the condition encoder: a fresh
+    one has far to go, and the decoder should not be shaken meanwhile. From scratch, `lr` is everything's."""
     scale_lr: bool = False
     """Multiply `lr` with the pictures a step (batch, accumulation and devices)."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -94,7 +100,7 @@ class Recipe:
     """torch.compile: faster after minutes of compilation, where a compiler is at hand."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch", "accumulate", "crop", "border_width", "mask_scale", "lr")
+        positive = ("steps", "batch", "accumulate", "crop", "border_width", "mask_scale", "lr", "decoder_lr")
         shares = ("unconditioned", "harmonise")
         weights = (
             "l1", "l2", "lpips", "ssim", "adversarial", "adversarial_start", "border", "latent_noise", "weight_decay",
@@ -109,6 +115,8 @@ class Recipe:
         _check("average", self.average, 0 <= self.average < 1, "≥ 0 and < 1")
         low, high = self.crop_scale
         _check("crop_scale", self.crop_scale, 0 < low <= high <= 1, "two shares, 0 < low ≤ high ≤ 1")
+        if self.adversarial:
+            _check("crop", self.crop, self.crop >= SMALLEST_JUDGED, f"≥ {SMALLEST_JUDGED} with an adversarial loss")
         if not (self.l1 or self.l2 or self.lpips or self.ssim):
             raise ValueError("Expected a weight above 0 for at least one of l1, l2, lpips and ssim, but got none.")
 
@@ -168,7 +176,7 @@ RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
         steps=200_000, batch=10, harmonise=0.0, latent_noise=0.0, border=0.0,
         adversarial=0.8, adversarial_start=50_001, sum_pixels=True,
-        lr=4.5e-6, scale_lr=True, betas=(0.5, 0.9), warm_up=5000, final_lr=1e-6, clip=0.0, average=0.0,
+        lr=4.5e-6, decoder_lr=1.0, scale_lr=True, betas=(0.5, 0.9), warm_up=5000, final_lr=1e-6, clip=0.0, average=0.0,
     ),
 }  # fmt: skip
 """quick: defaults for one consumer GPU and some hundred pictures. fidelity: the same without LPIPS, so no downloads.

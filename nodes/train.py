@@ -1,0 +1,313 @@
+"""Train Asymmetric VQGAN Decoder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ..asymvq.autoencoder import AsymmetricAutoencoder
+from ..asymvq.checkpoint import CheckpointError, build, from_tensors, read
+from ..asymvq.grow import grown_config
+from ..asymvq.training import recipe as recipes
+from ..asymvq.training.data import SUFFIXES, Pictures
+from ..asymvq.training.loop import Report, Training
+from ..asymvq.training.preview import Preview
+from .tensors import image_tensor
+from .vae import AsymmetricVAE
+
+logger = logging.getLogger(__name__)
+
+NO_FOLDER = "none"
+PRESETS = ("base", "1.5x", "2x", "custom")
+STATES = Path("asymvq_training")
+"""Folder of unfinished runs, below the output folder. Not in its vae folder, whose files appear in loaders."""
+PICTURE_SECONDS = 5.0
+"""Between two live pictures."""
+
+
+class Precision(str, Enum):
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+    def resolved(self, device: torch.device) -> recipes.Precision:
+        if self is not Precision.AUTO:
+            return recipes.Precision(self.value)
+        half = device.type == "cuda" and model_management.should_use_bf16(device)
+        return recipes.Precision.BF16 if half else recipes.Precision.FP32
+
+
+def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
+    """The widgets of a recipe, with its own defaults."""
+    return [
+        io.Int.Input("batch", default=recipe.batch, min=1, max=256, tooltip="Pictures a step."),
+        io.Int.Input("accumulate", default=1, min=1, max=256, tooltip="Batches a step: as a larger batch, in less memory."),
+        io.Int.Input("crop", default=recipe.crop, min=32, max=1024, step=8, tooltip="Side of the training pictures."),
+        io.Float.Input("learning_rate", default=recipe.lr, min=1e-8, max=0.1, step=1e-7, tooltip="At its highest."),
+        io.Float.Input(
+            "lpips", default=recipe.lpips, min=0, max=100, step=0.05,
+            tooltip="Weight of the perceptual loss. Above 0 it needs VGG's weights (0.5 GB, fetched once).",
+        ),
+        io.Float.Input("ssim", default=recipe.ssim, min=0, max=100, step=0.05, tooltip="Weight of structural similarity."),
+        io.Float.Input(
+            "adversarial", default=recipe.adversarial, min=0, max=100, step=0.05,
+            tooltip="Weight of the GAN loss: sharper, and less stable. For thousands of pictures.",
+        ),
+        io.Int.Input(
+            "adversarial_start", default=recipe.adversarial_start, min=0, max=10_000_000,
+            tooltip="The step at which the GAN loss sets in.",
+        ),
+        io.Float.Input(
+            "border", default=recipe.border, min=0, max=100, step=0.5,
+            tooltip="Extra weight of the pixels next to kept ones.",
+        ),
+        io.Float.Input(
+            "unconditioned", default=recipe.unconditioned, min=0, max=1, step=0.05,
+            tooltip="Share of the samples that are decoded without kept pixels, as for text-to-image.",
+        ),
+        io.Float.Input(
+            "harmonise", default=recipe.harmonise, min=0, max=1, step=0.05,
+            tooltip="Share of the samples with a colour-shifted latent: teaches it to undo colour shifts.",
+        ),
+        io.Boolean.Input("save_memory", default=False, tooltip="Less memory, about a third slower."),
+        io.Combo.Input("dtype", options=Precision, default=Precision.AUTO, tooltip="auto: bf16 where the GPU has it."),
+    ]  # fmt: skip
+
+
+class AsymVQTrain(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AsymVQTrain",
+            display_name="Train Asymmetric VQGAN Decoder",
+            category="model/training",
+            description=(
+                "Trains a decoder for a VAE that is shown the pixels to keep. The encoder stays as it is, so that the "
+                "decoder fits every model that uses this VAE. Interrupting saves; queueing again goes on."
+            ),
+            search_aliases=["train vae", "asymmetric vae", "vqgan", "finetune decoder", "keep unmasked"],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                io.Vae.Input("vae", tooltip="Whose decoder to start from: SD1.5, SDXL, SD3, FLUX, or an asymmetric one."),
+                io.Image.Input(
+                    "images", optional=True, tooltip="Pictures to train on, e.g. from Load Image (from Folder)."
+                ),
+                io.Combo.Input(
+                    "folder",
+                    options=[NO_FOLDER, *folder_paths.get_input_subfolders()],
+                    default=NO_FOLDER,
+                    tooltip="Instead: a folder in ComfyUI's input folder, with the folders in it. Read as needed, so it may be large.",
+                ),
+                io.DynamicCombo.Input(
+                    "preset",
+                    options=[
+                        *(io.DynamicCombo.Option(name, []) for name in PRESETS[:-1]),
+                        io.DynamicCombo.Option(
+                            PRESETS[-1],
+                            [
+                                io.Float.Input("width", default=1.0, min=1.0, max=8.0, step=0.25, tooltip="Width factor."),
+                                io.Int.Input("depth", default=0, min=0, max=8, tooltip="Added residual blocks a level."),
+                            ],
+                        ),
+                    ],
+                    tooltip="Size of the decoder against the VAE's own; larger is better and slower.",
+                ),
+                io.Int.Input("steps", default=recipes.Recipe.steps, min=1, max=10_000_000, tooltip="Of the whole run."),
+                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate=io.ControlAfterGenerate.fixed),
+                io.String.Input(
+                    "save_name",
+                    default="asymmetric",
+                    tooltip="Written to output/vae as it goes, where the VAE loaders find it.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    tooltip="Go on with the unfinished run of this name. Off: a new run under a new, numbered name.",
+                ),
+                io.DynamicCombo.Input(
+                    "recipe",
+                    options=[
+                        io.DynamicCombo.Option(name, _recipe_inputs(recipe)) for name, recipe in recipes.RECIPES.items()
+                    ],
+                    tooltip="quick: for one GPU and some hundred pictures. fidelity: without downloads. paper: as published.",
+                ),
+            ],
+            outputs=[
+                io.Vae.Output(tooltip="The trained VAE, also in output/vae."),
+                io.Custom("LOSS_MAP").Output("loss_map", display_name="loss_map", tooltip="For Plot Training Loss."),
+                io.String.Output("path", display_name="path", tooltip="Where the file was written."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: Any = NO_FOLDER, **_: Any) -> str:
+        """A folder whose files changed is trained on again."""
+        path = _input_folder(_first(folder))
+        files = [] if path is None else sorted(path.rglob("*"))
+        return str([(str(f), f.stat().st_mtime) for f in files if f.suffix.lower() in SUFFIXES])
+
+    @classmethod
+    def execute(
+        cls,
+        vae: list[Any],
+        folder: list[str],
+        preset: dict[str, Any],
+        steps: list[int],
+        seed: list[int],
+        save_name: list[str],
+        resume: list[bool],
+        recipe: dict[str, Any],
+        images: list[Tensor] | None = None,
+    ) -> io.NodeOutput:
+        device = model_management.get_torch_device()
+        settings = _recipe({name: _first(value) for name, value in recipe.items()}, _first(steps), device)
+        out, states = _places(_first(save_name), resume=_first(resume))
+        with torch.inference_mode(False), torch.enable_grad(), _training_mode():
+            base = _copy_of(_first(vae))
+            pictures = _pictures(images, _input_folder(_first(folder)), settings)
+            training = Training(
+                base, grown_config(base.config, _preset({k: _first(v) for k, v in preset.items()})), pictures, settings,
+                out=out, folder=states, seed=_first(seed), resume=True, device=device,
+            )  # fmt: skip
+            picture = _run(training, str(cls.hidden.unique_id))
+            losses = {"loss": training.history.get("loss", [])}
+        tensor = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)[None]
+        return io.NodeOutput(AsymmetricVAE(read(out)), losses, str(out), ui=ui.PreviewImage(tensor, cls=cls))
+
+
+def _first(value: Any) -> Any:
+    """Of an input that comes as a list."""
+    return value[0] if isinstance(value, list) else value
+
+
+def _recipe(values: dict[str, Any], steps: int, device: torch.device) -> recipes.Recipe:
+    values = dict(values)
+    base = recipes.RECIPES[values.pop("recipe")]
+    precision = Precision(values.pop("dtype", Precision.AUTO)).resolved(device)
+    lr, recompute = values.pop("learning_rate", base.lr), values.pop("save_memory", False)
+    return dataclasses.replace(base, steps=steps, lr=lr, recompute=recompute, precision=precision, **values)
+
+
+def _preset(values: dict[str, Any]) -> str:
+    if values["preset"] != PRESETS[-1]:
+        return values["preset"]
+    return f"{values['width']:g}x+{values['depth']}"
+
+
+def _places(save_name: str, *, resume: bool) -> tuple[Path, Path]:
+    """The file to write and the folder of the run's state."""
+    output = Path(folder_paths.get_output_directory())
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(f"vae/{save_name}", str(output))
+    if not name:
+        raise ValueError("Expected a name to save under, but got an empty one.")
+
+    def places(name: str) -> tuple[Path, Path]:
+        return Path(folder) / f"{name}.safetensors", output / STATES / subfolder / name
+
+    out, states = places(name)
+    if resume or not (out.exists() or states.exists()):
+        return out, states
+    while out.exists() or states.exists():
+        out, states = places(f"{name}_{counter:05}")
+        counter += 1
+    return out, states
+
+
+def _copy_of(vae: Any) -> AsymmetricAutoencoder:
+    """The weights as a module of our own, on the CPU in float32; the host's may be shared and off-loaded."""
+    try:
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in vae.get_sd().items()}
+        return build(from_tensors(tensors), dtype=torch.float32)
+    except (CheckpointError, AttributeError) as error:
+        raise ValueError(
+            f"Expected a picture VAE of the Stable Diffusion kind (SD1.5, SDXL, SD3, FLUX, asymmetric), but got "
+            f"another: {error}"
+        ) from error
+
+
+def _pictures(images: list[Tensor] | None, folder: Path | None, recipe: recipes.Recipe) -> Pictures:
+    if folder is not None:
+        return Pictures.from_folder(folder, crop=recipe.crop, crop_scale=recipe.crop_scale)
+    if not images:
+        raise ValueError("Expected pictures to train on, but got none. Choose a folder, or connect images.")
+    pixels = [
+        picture.detach().float().clamp(0, 1).mul(255).round().byte().cpu()
+        for image in images
+        for picture in image_tensor(image)
+    ]
+    return Pictures(pixels, crop=recipe.crop, crop_scale=recipe.crop_scale)
+
+
+def _input_folder(name: str) -> Path | None:
+    if name == NO_FOLDER:
+        return None
+    base = Path(folder_paths.get_input_directory()).resolve()
+    path = (base / name).resolve()
+    if base not in path.parents or not path.is_dir():
+        raise ValueError(f"Expected a folder inside {base}, but got {name!r}.")
+    return path
+
+
+@contextlib.contextmanager
+def _training_mode() -> Iterator[None]:
+    """All memory for the training, and the host told of it; put back however it ends."""
+    model_management.unload_all_models()
+    before = model_management.in_training
+    model_management.in_training = True
+    try:
+        yield
+    finally:
+        model_management.in_training = before
+        model_management.soft_empty_cache()
+
+
+def _run(training: Training, node: str) -> Image.Image:
+    """Trains to the end, with progress on the node. Returns the last picture."""
+    preview = Preview(training)
+    bar = comfy.utils.ProgressBar(training.recipe.steps)
+    drawn = -PICTURE_SECONDS
+    with contextlib.closing(iter(training)) as reports:
+        for report in reports:
+            live = None
+            if time.monotonic() - drawn >= PICTURE_SECONDS:
+                picture = preview.draw()
+                live, drawn = ("JPEG", picture, max(picture.size)), time.monotonic()
+            bar.update_absolute(report.step, report.steps, live)
+            _say(_text(report), node)
+            model_management.throw_exception_if_processing_interrupted()
+    return preview.draw()
+
+
+def _text(report: Report) -> str:
+    minutes, seconds = divmod(round(report.seconds_left), 60)
+    hours, minutes = divmod(minutes, 60)
+    skipped = f", {report.skipped} steps skipped" if report.skipped else ""
+    return (
+        f"step {report.step} of {report.steps}: loss {report.loss:.4g}, {report.samples_per_second:.3g} pictures/s, "
+        f"{hours}:{minutes:02}:{seconds:02} left{skipped}"
+    )
+
+
+def _say(text: str, node: str) -> None:
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_progress_text(text, node)
