@@ -79,8 +79,8 @@ class TestEvaluate:
         torch.testing.assert_close(plain, asymvq.decode(vaes["stock"], latents["stock"]))
         assert torch.equal(pasted[kept], image[kept])
         assert torch.equal(pasted[~kept], plain[~kept])
-        for keep, picture in (("network", network), ("exact", exact)):
-            expected = asymvq.decode(vaes["asym"], latents["asym"], image=image, mask=mask, keep=keep)
+        for keep, region, picture in (("network", "full", network), ("exact", "auto", exact)):
+            expected = asymvq.decode(vaes["asym"], latents["asym"], image=image, mask=mask, keep=keep, region=region)
             torch.testing.assert_close(picture, expected)
 
     def test_measures_are_the_metrics(self, vaes, case):
