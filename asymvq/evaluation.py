@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import AsymmetricAutoencoder
-from .decode import Keep, Source, compose, decode
+from .decode import Keep, Region, Source, compose, decode
 from .metrics import (
     NothingToMeasureError,
     border_error,
@@ -83,7 +83,7 @@ class Way(str, Enum):
     NETWORK = "conditional"
     """With picture and mask; the network's own pixels everywhere, as in the paper."""
     EXACT = "conditional, exact"
-    """With picture and mask; kept pixels are the source's."""
+    """With picture and mask; kept pixels are the source's. Decoded around the mask alone if that is less."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,11 @@ class Contestant:
 
     def decode(self, latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
         """(1, 3, H, W) in about [-1, 1], of the size of `image`. Arguments as `asymvq.decode`."""
-        if self.way in (Way.NETWORK, Way.EXACT):
-            keep = Keep.EXACT if self.way is Way.EXACT else Keep.NETWORK
-            return decode(self.vae, latent, image=image, mask=mask, keep=keep)
+        if self.way is Way.EXACT:
+            return decode(self.vae, latent, image=image, mask=mask)
+        if self.way is Way.NETWORK:
+            # all of it: a mask-local decode would take what it leaves out from the source
+            return decode(self.vae, latent, image=image, mask=mask, region=Region.FULL, keep=Keep.NETWORK)
         decoded = decode(self.vae, latent)
         if self.way is Way.PLAIN:
             return decoded

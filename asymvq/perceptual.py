@@ -114,11 +114,14 @@ MetricT = TypeVar("MetricT", bound=nn.Module)
 
 
 def _with_weights(name: str, url: str, build: Callable[[], MetricT]) -> MetricT:
-    """What `build` makes, which looks for the file of `url` in torch's cache before it fetches it."""
+    """What `build` makes of the file of `url` in torch's cache. Fetched first if it is missing, and checked."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
-    if not file.is_file():
-        logger.info("%s: %s is missing, fetching it from %s.", name, file, url)
     try:
+        if not file.is_file():
+            logger.info("%s: %s is missing, fetching it from %s.", name, file, url)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # the libraries would build their networks before they look, and not all check what they fetch
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rsplit("-", 1)[1])
         return build()
     # RuntimeError: a broken file, or one of another network
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from server import PromptServer
 from torch import Tensor
 
 from ..asymvq.evaluation import MEASURES, measure, texts
@@ -133,12 +133,18 @@ class AsymVQCompare(io.ComfyNode):
 
         means = [_means(values) for values in zip(*measured, strict=True)]
         text = _text(names, means, compared)
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and cls.hidden is not None:
-            server.send_progress_text(text, cls.hidden.unique_id)
+        if cls.hidden is not None:
+            _show_on_node(text, cls.hidden.unique_id)
         preview = ui.PreviewImage(panel, cls=cls).as_dict()
         floats = [[mean[key] for mean in means] for key in FLOATS]
         return io.NodeOutput(panel, *floats, ui={**preview, "text": (text,)})
+
+
+def _show_on_node(text: str, node_id: str) -> None:
+    """Where the host runs as a server: anywhere else its module is not to be imported."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None:
+        server.send_progress_text(text, node_id)
 
 
 def _names(labels: str, count: int) -> list[str]:

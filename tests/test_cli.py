@@ -68,7 +68,7 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 
 def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "asymvq", "--help"], capture_output=True, text=True, check=True)
-    for command in ("demo", "info", "convert", "encode", "decode"):
+    for command in ("demo", "info", "convert", "encode", "decode", "evaluate"):
         assert f"\n    {command} " in done.stdout
 
 

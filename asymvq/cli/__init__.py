@@ -146,7 +146,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--colour-shift", type=float, default=0.0, metavar="X",
         help="shift each picture's colours by up to X (of 2) before encoding, as diffusion models do",
     )  # fmt: skip
-    evaluate.add_argument("--round-trips", type=int, default=0, metavar="N", help="measure what N of them pile up")
+    evaluate.add_argument("--round-trips", type=_count, default=0, metavar="N", help="measure what N of them pile up")
     evaluate.add_argument("--lpips", action="store_true", help="needs the extra 'metrics' and VGG's weights")
     evaluate.add_argument("--fid", action="store_true", help="needs the extra 'metrics' and Inception's weights")
     evaluate.add_argument("--paper", action="store_true", help="at 224², beside the published table's numbers")
