@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 import asymvq
-from asymvq.cli.pictures import centre_crop, read_picture
+from asymvq.cli.pictures import read_picture
+from asymvq.crop import centre_crop
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, kept_error, masked_error
 

@@ -18,8 +18,9 @@ from asymvq.checkpoint import load, save
 from asymvq.cli import main
 from asymvq.cli.latents import read_latent, write_latent
 from asymvq.cli.panel import Decoded, draw_panel, find_detail
-from asymvq.cli.pictures import centre_crop, cover, read_mask, read_picture, to_pillow, write_picture
+from asymvq.cli.pictures import cover, read_mask, read_picture, to_pillow, write_picture
 from asymvq.config import AutoencoderConfig
+from asymvq.crop import centre_crop
 from asymvq.masks import random_thick_mask
 
 TINY = AutoencoderConfig(

@@ -41,7 +41,7 @@ def diffusers_file(encoder) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def ldm_file(diffusers_file) -> dict[str, Tensor]:
-    """The same head as in an LDM checkpoint, its names spelled out here a second time, and some of its other tensors."""
+    """The same head as in an LDM checkpoint, names spelled out here a second time, and some other tensors."""
     file = {
         "betas": torch.zeros(3),
         "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3),

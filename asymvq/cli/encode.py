@@ -7,9 +7,10 @@ import argparse
 import torch
 
 from ..checkpoint import load
+from ..crop import centre_crop
 from .devices import parse_device, parse_dtype
 from .latents import write_latent
-from .pictures import centre_crop, prepare_output, read_picture
+from .pictures import prepare_output, read_picture
 
 
 def run(args: argparse.Namespace) -> None:
