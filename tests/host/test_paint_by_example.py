@@ -325,6 +325,17 @@ class TestHeadLoader:
                 run(host, "AsymVQPaintByExampleHeadLoader", head_name="other.safetensors")
 
 
+def test_a_crop_around_the_mask_is_the_pictures_own_pixels(host):
+    image, mask = torch.rand(2, 300, 400, 4), torch.zeros(300, 400)
+    mask[250:260, 100:110] = 0.3
+    part, part_mask, x, y = run(host, "AsymVQCropAroundMask", image=image, mask=mask, size=128)
+    assert part.shape == (2, 144, 144, 3)  # 10 pixels of mask and 64 around it, a multiple of 8
+    assert torch.equal(part, image[:, y : y + 144, x : x + 144, :3])
+    assert torch.equal(part_mask, mask[None, y : y + 144, x : x + 144])
+    with pytest.raises(ValueError, match="image of 400×300 and a mask of 300×400"):
+        run(host, "AsymVQCropAroundMask", image=image, mask=mask.T)
+
+
 def posted(count: int) -> dict[str, Any]:
     """The workflow's first group in API format, with `count` examples."""
     nodes = {
