@@ -145,7 +145,7 @@ def ask(name: str, text: str, clip: str, title: str) -> Node:
 def picture(size: str) -> Group:
     return Group("2 · Picture and mask", VIOLET, [(360, [
         note("Load a picture, right-click it, **Open in MaskEditor**, paint what is to change, save.\n\n"
-             f"{size} Without a painted mask the decode at the end stops with a message."),
+             f"{size} Without a painted mask the run stops with a message."),
         Node("picture", "LoadImage", 420, ("example.png", "image"), title="Load your picture, paint the mask"),
     ])])  # fmt: skip
 
