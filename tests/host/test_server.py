@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def test_the_workflows_are_offered(server: Server) -> None:
     assert sorted(names) == [
         "inpainting", "inpainting_flux_fill", "paint_by_example", "quickstart", "text_to_image",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", sorted((PACK / "web" / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_help_is_served_for_a_node(server: Server, page: Path) -> None:
+    assert page.stem in server.get(f"/object_info/{page.stem}")
+    with urllib.request.urlopen(f"{server.url}/extensions/pack.under_any-name/docs/{page.name}", timeout=60) as answer:
+        assert answer.read() == page.read_bytes()
 
 
 def test_quickstart_keeps_what_the_mask_keeps(server: Server) -> None:
