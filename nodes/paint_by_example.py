@@ -99,10 +99,9 @@ class AsymVQPaintByExampleLoader(io.ComfyNode):
         tensors, metadata = _read(path)
         head = build_head(tensors, ops=comfy.ops.manual_cast)
         _check_complete(tensors)
-        tower = {name.removeprefix(TOWER): tensors[name] for name in tensors if name.startswith(TOWER)}
-        # the host would take these for a text encoder
+        clip_vision = _load_tower(tensors)
+        # the host would take the rest of the cond stage for a text encoder
         rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(COND_STAGE)}
-        clip_vision = comfy.clip_vision.load_clipvision_from_sd(tower)
         model, _, vae, _ = comfy.sd.load_state_dict_guess_config(rest, output_clip=False, metadata=metadata)
         # how the host loads the model once more, where a node wants a copy of its own
         model.cached_patcher_init = (comfy.sd.load_checkpoint_guess_config_model_only, (path,))
@@ -249,6 +248,21 @@ def _check_complete(tensors: Mapping[str, Tensor]) -> None:
             f"Expected a UNet with {UNET_CHANNELS} input channels (noise, picture, mask), but got {channels}. It is "
             "not Paint by Example's; download the checkpoint again."
         )
+
+
+def _load_tower(tensors: Mapping[str, Tensor]) -> comfy.clip_vision.ClipVisionModel:
+    """CLIP vision of a checkpoint's tower, whose `image_embeds` are the pooled output, without a projection."""
+    tower = {name.removeprefix(TOWER): tensor for name, tensor in tensors.items() if name.startswith(TOWER)}
+    # older hosts warn of a missing projection, and make one up
+    clip_vision = comfy.clip_vision.load_clipvision_from_sd(
+        {**tower, "visual_projection.weight": torch.zeros(768, 1024)}
+    )
+    if clip_vision is None:
+        raise ValueError(
+            "Expected a CLIP ViT-L/14 vision tower in the checkpoint, but got an incomplete one. Download it again."
+        )
+    clip_vision.model.visual_projection = torch.nn.Identity()
+    return clip_vision
 
 
 def _check_inputs(image: Tensor, mask: Tensor, example: Tensor) -> int:

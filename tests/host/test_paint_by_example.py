@@ -108,6 +108,8 @@ def tower_of(encoder: Any, folder: Path, *, projected: bool) -> Any:
     state = {name.removeprefix("model."): t for name, t in encoder.state_dict().items() if name.startswith("model.")}
     if projected:
         state["visual_projection.weight"] = torch.randn(24, 64)
+    else:
+        tower.model.visual_projection = torch.nn.Identity()
     assert not tower.load_sd(state).missing_keys
     return tower
 
@@ -149,11 +151,18 @@ class TestLoader:
         for prefix, state in parts.items():
             for name in (next(iter(state)), list(state)[-1]):
                 assert torch.equal(state[name].float(), file[prefix + name].to(state[name].dtype).float()), name
+        assert isinstance(clip_vision.model.visual_projection, torch.nn.Identity)
         pooled = torch.randn(2, 1024)
         context, unconditional = head.encode(pooled)
         assert context.shape == (2, 1, 768)
         assert torch.equal(unconditional, file["learnable_vector"])
-        assert model.cached_patcher_init[1] == (str(host.base / "models" / "checkpoints" / checkpoint),)
+
+    def test_the_host_can_load_the_model_once_more(self, loaded):
+        model = loaded[0]
+        load, arguments = model.cached_patcher_init
+        first, second = (m.model.diffusion_model.state_dict() for m in (model, load(*arguments)))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
 
     def test_other_checkpoints_are_refused(self, host, checkpoint):
         folder = host.base / "models" / "checkpoints"
@@ -166,6 +175,7 @@ class TestLoader:
         cases = {
             "a text-inpainting checkpoint": {**unet, **text},
             "without the VAE": no_vae,
+            "an incomplete one": {name: t for name, t in whole.items() if "encoder.layers.22." not in name},
             "9 input channels .* but got 4": four,
             r"1 missing \(cond_stage_model.final_ln.bias\)": one_less,
         }
