@@ -36,7 +36,7 @@ class HeadOps(Protocol):
 
 
 class Attention(nn.Module):
-    """Self-attention of a sequence of one token, whose softmax is 1: only the values count."""
+    """Self-attention of one token: the softmax over it is 1, so that only the values count."""
 
     def __init__(self, width: int, ops: HeadOps):
         super().__init__()
@@ -106,8 +106,6 @@ class ConditioningHead(nn.Module):
         return self.proj_out(self.final_ln(self.mapper(pooled[:, None])))
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
-
 _LDM_ROOTS = ("cond_stage_model.mapper.", "cond_stage_model.final_ln.", "proj_out.", "learnable_vector")
 _DIFFUSERS_ROOTS = ("mapper.", "final_layer_norm.", "proj_out.", "uncond_vector")
 _LDM_TO_DIFFUSERS = (
@@ -126,7 +124,8 @@ def load_head(path: str | PathLike[str], *, ops: HeadOps = nn) -> ConditioningHe
     """The head in a file: a whole LDM checkpoint, or diffusers' `image_encoder`. Pickles are read without running them.
 
     Raises:
-        CheckpointError: no readable file, or none with a complete head in it.
+        CheckpointError: the file is damaged, or there is no complete head in it.
+        OSError: it cannot be opened.
     """
     try:
         return build_head(read_tensors(Path(path))[0], ops=ops)
@@ -135,7 +134,7 @@ def load_head(path: str | PathLike[str], *, ops: HeadOps = nn) -> ConditioningHe
 
 
 def build_head(tensors: Mapping[str, Tensor], *, ops: HeadOps = nn) -> ConditioningHead:
-    """The head among a file's tensors, of either layout; its size is read from their shapes. No weights are copied.
+    """The head among a file's tensors, of either layout; its size is read from their shapes.
 
     Raises:
         CheckpointError: there is no head, or not all and only the tensors of one.
@@ -186,8 +185,8 @@ def _size_from_shapes(tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
             "Expected Paint by Example's conditioning head with a matrix proj_out.weight, but it is missing or no "
             "matrix. The file is incomplete; download it again."
         )
-    blocks = {int(match[1]) for name in tensors if (match := re.search(r"mapper\.\w*blocks\.(\d+)\.", name))}
-    return projection.shape[1], 1 + max(blocks, default=-1), projection.shape[0]
+    blocks = {match[1] for name in tensors if (match := re.search(r"mapper\.\w*blocks\.(\d+)\.", name))}
+    return projection.shape[1], len(blocks), projection.shape[0]
 
 
 def _what_else(tensors: Mapping[str, Tensor]) -> str:
@@ -211,9 +210,6 @@ def _what_else(tensors: Mapping[str, Tensor]) -> str:
             "the whole checkpoint."
         )
     return f"{len(names)} tensors, the first of them {names[:3]}. Choose a Paint by Example file."
-
-
-# --- what the UNet and CLIP see --------------------------------------------------------------------------------------
 
 
 class ExampleFit(str, Enum):

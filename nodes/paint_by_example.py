@@ -30,6 +30,7 @@ from ..asymvq.paint_by_example import (
     concat_channels,
     fit_example,
     kept,
+    load_head,
 )
 from .tensors import image_tensor, mask_tensor, require_one_size, to_image
 
@@ -137,8 +138,8 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, head_name: str) -> io.NodeOutput:
-        tensors, _ = _read(folder_paths.get_full_path_or_raise("clip_vision", head_name))
-        return io.NodeOutput(Head(build_head(tensors, ops=comfy.ops.manual_cast)))
+        path = folder_paths.get_full_path_or_raise("clip_vision", head_name)
+        return io.NodeOutput(Head(load_head(path, ops=comfy.ops.manual_cast)))
 
 
 class AsymVQPaintByExampleConditioning(io.ComfyNode):
