@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -380,26 +381,66 @@ def posted(count: int) -> dict[str, Any]:
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 
 
-def test_from_picture_and_example_to_result(server: Server) -> None:
-    write_checkpoint(server.base / "models" / "checkpoints" / "paint_by_example.ckpt")
+@pytest.fixture(scope="module")
+def ready(server: Server, host, checkpoint) -> Server:
+    """The server with the model files and the example in its folders."""
+    folder = Path("models") / "checkpoints"
+    shutil.copy(host.base / folder / checkpoint, server.base / folder)
     write_vae(server.base)
-    image, mask = pictures(1, HEIGHT, WIDTH, seed=1)[0], masks()[0]
-    source = (torch.cat([image, 1 - mask[..., None]], dim=-1) * 255).round().byte().numpy()
-    Image.fromarray(source).save(server.base / "input" / "picture.png")
     example = (pictures(1, 90, 40, seed=2)[0] * 255).byte().numpy()
     Image.fromarray(example).save(server.base / "input" / "example.png")
+    return server
 
-    history = server.run(posted(2))
+
+def put_picture(server: Server, image: Tensor, mask: Tensor) -> np.ndarray:
+    """Writes picture.png with the mask where the mask editor puts it, in the alpha channel; (H, W, 4) of eight bits."""
+    source = (torch.cat([image, 1 - mask[..., None]], dim=-1) * 255).round().byte().numpy()
+    Image.fromarray(source).save(server.base / "input" / "picture.png")
+    return source
+
+
+def results(server: Server, history: dict[str, Any]) -> list[np.ndarray]:
     assert history["status"]["status_str"] == "success", history["status"]
-    files = history["outputs"]["save"]["images"]
-    assert len(files) == 2
-    keep = source[..., 3] == 255
-    for file in files:
-        result = np.asarray(Image.open(server.base / "output" / file["filename"]).convert("RGB"))
-        assert np.array_equal(result[keep], source[..., :3][keep])
-        assert np.abs(result[~keep].astype(float) - source[..., :3][~keep]).mean() > 10
+    files = [server.base / "output" / image["filename"] for image in history["outputs"]["save"]["images"]]
+    return [np.asarray(Image.open(file).convert("RGB")) for file in files]
 
-    wrong = posted(1)
-    wrong["conditioning"]["inputs"]["mask"] = ["empty", 0]
+
+def assert_only_the_mask_changed(result: np.ndarray, source: np.ndarray) -> None:
+    keep, before = source[..., 3] == 255, source[..., :3]
+    assert np.array_equal(result[keep], before[keep])
+    assert np.abs(result[~keep].astype(float) - before[~keep]).mean() > 10
+
+
+def test_from_picture_and_example_to_result(ready: Server) -> None:
+    source = put_picture(ready, pictures(1, HEIGHT, WIDTH, seed=1)[0], masks()[0])
+    painted = results(ready, ready.run(posted(2)))
+    assert len(painted) == 2
+    for result in painted:
+        assert_only_the_mask_changed(result, source)
+
+
+def test_a_large_picture_is_painted_around_its_mask(ready: Server) -> None:
+    mask = torch.zeros(130, 420)
+    mask[60:75, 300:330] = 1
+    source = put_picture(ready, pictures(1, 130, 420, seed=4)[0], mask)
+    prompt = posted(1)
+    for name in ("conditioning", "decode"):
+        prompt[name]["inputs"].update(image=["part", 0], mask=["part", 1])
+    crop = {"image": ["picture", 0], "mask": ["picture", 1], "size": 64}
+    paste = {
+        "destination": ["picture", 0], "source": ["decode", 0], "x": ["part", 2], "y": ["part", 3],
+        "resize_source": False,
+    }  # fmt: skip
+    prompt["part"] = {"class_type": "AsymVQCropAroundMask", "inputs": crop}
+    prompt["whole"] = {"class_type": "ImageCompositeMasked", "inputs": paste}
+    prompt["save"]["inputs"]["images"] = ["whole", 0]
+    (result,) = results(ready, ready.run(prompt))
+    assert_only_the_mask_changed(result, source)
+
+
+def test_an_empty_mask_is_explained(ready: Server) -> None:
+    put_picture(ready, pictures(1, HEIGHT, WIDTH, seed=1)[0], masks()[0])
+    prompt = posted(1)
+    prompt["conditioning"]["inputs"]["mask"] = ["empty", 0]
     empty = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": WIDTH, "height": HEIGHT}}
-    assert "one that is empty" in error_of(server.run({**wrong, "empty": empty}))
+    assert "one that is empty" in error_of(ready.run({**prompt, "empty": empty}))
