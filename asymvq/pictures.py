@@ -58,19 +58,6 @@ def to_pillow(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-def centre_crop(tensor: Tensor, factor: int) -> Tensor:
-    """(…, H, W) with both sides cut to multiples of `factor`, as ComfyUI does before it encodes.
-
-    Raises:
-        ValueError: a side is shorter than `factor`.
-    """
-    height, width = tensor.shape[-2:]
-    if min(height, width) < factor:
-        raise ValueError(f"Expected a picture of at least {factor}×{factor} pixels, but got {width}×{height}.")
-    top, left = height % factor // 2, width % factor // 2
-    return tensor[..., top : top + height // factor * factor, left : left + width // factor * factor]
-
-
 def cover(image: Tensor, size: tuple[int, int]) -> Tensor:
     """The middle of (B, 3, H, W) in [-1, 1], resized to (height, width) without distortion."""
     height, width = image.shape[-2:]

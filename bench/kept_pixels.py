@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 import asymvq
+from asymvq.crop import centre_crop
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, kept_error, masked_error
-from asymvq.pictures import centre_crop, read_picture
+from asymvq.pictures import read_picture
 
 DEMO = Path(asymvq.__file__).parent / "assets" / "demo.safetensors"
 MEASURES = {"kept pixels": kept_error, "inside the mask": masked_error, "its outer 4 px": border_error}

@@ -9,13 +9,34 @@ require_host()
 from comfy_api.latest import ComfyExtension, io  # noqa: E402
 
 from .compare import AsymVQCompare  # noqa: E402
+from .crop import AsymVQCropAroundMask  # noqa: E402
 from .decode import AsymVQDecode  # noqa: E402
 from .demo import AsymVQDemoPictures  # noqa: E402
 from .load import AsymVQLoader  # noqa: E402
 from .mask import AsymVQRandomMask  # noqa: E402
+from .paint_by_example import (  # noqa: E402
+    AsymVQPaintByExampleConditioning,
+    AsymVQPaintByExampleHeadLoader,
+    AsymVQPaintByExampleLoader,
+)
+from .plot import AsymVQLossPlot  # noqa: E402
 from .save import AsymVQSave  # noqa: E402
+from .train import AsymVQTrain  # noqa: E402
 
 
 class AsymVQExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [AsymVQLoader, AsymVQDecode, AsymVQSave, AsymVQCompare, AsymVQRandomMask, AsymVQDemoPictures]
+        return [
+            AsymVQLoader,
+            AsymVQDecode,
+            AsymVQSave,
+            AsymVQCompare,
+            AsymVQRandomMask,
+            AsymVQCropAroundMask,
+            AsymVQTrain,
+            AsymVQLossPlot,
+            AsymVQPaintByExampleLoader,
+            AsymVQPaintByExampleHeadLoader,
+            AsymVQPaintByExampleConditioning,
+            AsymVQDemoPictures,
+        ]

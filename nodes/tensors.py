@@ -61,6 +61,16 @@ def mask_tensor(mask: Tensor, image: Tensor) -> Tensor:
     return mask.float().clamp(0, 1)
 
 
+def require_one_size(image: Tensor, mask: Tensor) -> None:
+    """Raises ValueError, with both sizes, where image (B, 3, H, W) and mask (B, 1, H, W) differ in theirs."""
+    if image.shape[-2:] != mask.shape[-2:]:
+        sizes = [f"{tensor.shape[-1]}×{tensor.shape[-2]}" for tensor in (image, mask)]
+        raise ValueError(
+            f"Expected image and mask of one size, but got an image of {sizes[0]} and a mask of {sizes[1]} pixels "
+            "(width×height). Resize the mask to the image, or use the mask that was made for it."
+        )
+
+
 def to_image(pictures: Tensor) -> Tensor:
     """(B, 3, H, W) as an IMAGE (B, H, W, 3)."""
     return pictures.movedim(1, -1)

@@ -58,14 +58,16 @@ def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
     """The widgets of a recipe, with its own defaults."""
     return [
         io.Int.Input("batch", default=recipe.batch, min=1, max=256, tooltip="Pictures a step."),
-        io.Int.Input("accumulate", default=1, min=1, max=256, tooltip="Batches a step: as a larger batch, in less memory."),
+        io.Int.Input("accumulate", default=1, min=1, max=256, tooltip="Batches a step: a larger batch, in less memory."),
         io.Int.Input("crop", default=recipe.crop, min=32, max=1024, step=8, tooltip="Side of the training pictures."),
         io.Float.Input("learning_rate", default=recipe.lr, min=1e-8, max=0.1, step=1e-7, tooltip="At its highest."),
         io.Float.Input(
             "lpips", default=recipe.lpips, min=0, max=100, step=0.05,
             tooltip="Weight of the perceptual loss. Above 0 it needs VGG's weights (0.5 GB, fetched once).",
         ),
-        io.Float.Input("ssim", default=recipe.ssim, min=0, max=100, step=0.05, tooltip="Weight of structural similarity."),
+        io.Float.Input(
+            "ssim", default=recipe.ssim, min=0, max=100, step=0.05, tooltip="Weight of structural similarity."
+        ),
         io.Float.Input(
             "adversarial", default=recipe.adversarial, min=0, max=100, step=0.05,
             tooltip="Weight of the GAN loss: sharper, and less stable. For thousands of pictures.",
@@ -106,7 +108,9 @@ class AsymVQTrain(io.ComfyNode):
             is_output_node=True,
             is_input_list=True,
             inputs=[
-                io.Vae.Input("vae", tooltip="Whose decoder to start from: SD1.5, SDXL, SD3, FLUX, or an asymmetric one."),
+                io.Vae.Input(
+                    "vae", tooltip="Whose decoder to start from: SD1.5, SDXL, SD3, FLUX, or an asymmetric one."
+                ),
                 io.Image.Input(
                     "images", optional=True, tooltip="Pictures to train on, e.g. from Load Image (from Folder)."
                 ),
@@ -114,7 +118,7 @@ class AsymVQTrain(io.ComfyNode):
                     "folder",
                     options=[NO_FOLDER, *folder_paths.get_input_subfolders()],
                     default=NO_FOLDER,
-                    tooltip="Instead: a folder in ComfyUI's input folder, with the folders in it. Read as needed, so it may be large.",
+                    tooltip="Instead: a folder in ComfyUI's input folder, and those in it. May be large.",
                 ),
                 io.DynamicCombo.Input(
                     "preset",
@@ -123,15 +127,21 @@ class AsymVQTrain(io.ComfyNode):
                         io.DynamicCombo.Option(
                             PRESETS[-1],
                             [
-                                io.Float.Input("width", default=1.0, min=1.0, max=8.0, step=0.25, tooltip="Width factor."),
-                                io.Int.Input("depth", default=0, min=0, max=8, tooltip="Added residual blocks a level."),
+                                io.Float.Input(
+                                    "width", default=1.0, min=1.0, max=8.0, step=0.25, tooltip="Width factor."
+                                ),
+                                io.Int.Input(
+                                    "depth", default=0, min=0, max=8, tooltip="Added residual blocks a level."
+                                ),
                             ],
                         ),
                     ],
                     tooltip="Size of the decoder against the VAE's own; larger is better and slower.",
                 ),
                 io.Int.Input("steps", default=recipes.Recipe.steps, min=1, max=10_000_000, tooltip="Of the whole run."),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate=io.ControlAfterGenerate.fixed),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=io.ControlAfterGenerate.fixed
+                ),
                 io.String.Input(
                     "save_name",
                     default="asymmetric",
@@ -147,7 +157,7 @@ class AsymVQTrain(io.ComfyNode):
                     options=[
                         io.DynamicCombo.Option(name, _recipe_inputs(recipe)) for name, recipe in recipes.RECIPES.items()
                     ],
-                    tooltip="quick: for one GPU and some hundred pictures. fidelity: without downloads. paper: as published.",
+                    tooltip="quick: one GPU, some hundred pictures. fidelity: without downloads. paper: as published.",
                 ),
             ],
             outputs=[

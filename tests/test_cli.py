@@ -18,8 +18,9 @@ from asymvq.checkpoint import load, save
 from asymvq.cli import main
 from asymvq.cli.latents import read_latent, write_latent
 from asymvq.config import AutoencoderConfig
+from asymvq.crop import centre_crop
 from asymvq.masks import random_thick_mask
-from asymvq.pictures import centre_crop, cover, read_mask, read_picture, write_picture
+from asymvq.pictures import cover, read_mask, read_picture, write_picture
 
 TINY = AutoencoderConfig(
     decoder_channels=(4, 8, 16, 16), decoder_blocks=2, encoder_channels=(4, 8, 16, 16), encoder_blocks=1, norm_groups=2

@@ -17,12 +17,12 @@ import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.cli import main
 from asymvq.cli.latents import write_latent
-from asymvq.cli.pictures import read_picture
 from asymvq.cli.report import Measured, Report
 from asymvq.config import AutoencoderConfig
 from asymvq.evaluation import MEASURES, Way, contestants, evaluate, measure
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, kept_error
+from asymvq.pictures import read_picture
 
 TINY = AutoencoderConfig(
     decoder_channels=(4, 8, 16), decoder_blocks=1, encoder_channels=(4, 8, 16), encoder_blocks=1, norm_groups=2

@@ -14,7 +14,9 @@ from PIL import Image
 WORKFLOWS = sorted((Path(__file__).parents[1] / "workflows").glob("*.json"))
 TITLE = 30  # what the host draws above a node's position
 MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
-LOADERS = {"AsymVQLoader", "CheckpointLoaderSimple", "DualCLIPLoader", "UNETLoader", "VAELoader"}
+LOADERS = {
+    "AsymVQLoader", "AsymVQPaintByExampleLoader", "CheckpointLoaderSimple", "DualCLIPLoader", "UNETLoader", "VAELoader",
+}  # fmt: skip
 
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
@@ -28,7 +30,9 @@ def graph(path: Path) -> dict[str, Any]:
 
 
 def test_all_are_here() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["inpainting", "inpainting_flux_fill", "quickstart", "text_to_image"]
+    assert [path.stem for path in WORKFLOWS] == [
+        "inpainting", "inpainting_flux_fill", "paint_by_example", "quickstart", "text_to_image",
+    ]  # fmt: skip
 
 
 def test_they_are_what_the_builder_writes(path: Path, graph: dict[str, Any]) -> None:
@@ -49,7 +53,8 @@ def test_links_and_slots_agree(graph: dict[str, Any]) -> None:
         assert target_input["link"] == number
         assert output["type"] == target_input["type"] == kind
     from_outputs = [link for node in nodes.values() for output in node["outputs"] for link in output["links"]]
-    into_inputs = [socket["link"] for node in nodes.values() for socket in node["inputs"]]
+    sockets = [socket for node in nodes.values() for socket in node["inputs"]]
+    into_inputs = [socket["link"] for socket in sockets if socket["link"] is not None]
     assert sorted(from_outputs) == sorted(into_inputs) == sorted(link[0] for link in graph["links"])
 
 

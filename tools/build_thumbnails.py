@@ -79,6 +79,19 @@ def inpainting_flux_fill() -> Image.Image:
     return painted(square(Image.open(ASSETS / "example.png").convert("RGB"), 40), mask, (52, 150, 214))
 
 
+def paint_by_example() -> Image.Image:
+    """The picture with a painted mask, and the example that is to come into it."""
+    left = 110
+    mask = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(mask).rounded_rectangle((40, 70, 175, 330), 50, fill=255)
+    thumbnail = painted(square(Image.open(ASSETS / "picture.png").convert("RGB"), left), mask, (222, 130, 40))
+    example = square(Image.open(ASSETS / "example.png").convert("RGB"), 40).resize((150, 150), Image.Resampling.LANCZOS)
+    box = (SIDE - 166, SIDE - 166, SIDE - 16, SIDE - 16)
+    ImageDraw.Draw(thumbnail).rectangle([box[0] - 4, box[1] - 4, box[2] + 3, box[3] + 3], fill="white")
+    thumbnail.paste(example, box)
+    return thumbnail
+
+
 def text_to_image() -> Image.Image:
     """Where the graph decodes the same latent twice."""
     graph = Image.open(ROOT / "docs" / "images" / "workflow_text_to_image.png").convert("RGB")
@@ -87,7 +100,7 @@ def text_to_image() -> Image.Image:
 
 
 def main() -> None:
-    for thumbnail in (quickstart, inpainting, inpainting_flux_fill, text_to_image):
+    for thumbnail in (quickstart, inpainting, inpainting_flux_fill, paint_by_example, text_to_image):
         thumbnail().save(ROOT / "workflows" / f"{thumbnail.__name__}.jpg", quality=88, optimize=True)
 
 

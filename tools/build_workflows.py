@@ -11,20 +11,27 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 OURS, STOCK = {"cnr_id": "asymvq", "ver": "0.1.0"}, {"cnr_id": "comfy-core", "ver": "0.33.0"}
 TITLE, GAP, PADDING, GROUP_TITLE = 30, 25, 20, 50
+MUTED = 2  # the host's mode of a node that is left out of a run
 BLUE, GREEN, ORANGE, VIOLET = "#3f789e", "#3f8f5f", "#b06634", "#8a5a9e"
 NOTE_COLOR, OURS_COLOR = ("#432", "#653"), ("#233", "#355")
 
-# what a node takes by wire and what it gives, in its schema's order
+# what a node takes by wire and what it gives, in its schema's order; "widget": an input that is a widget too
 SOCKETS = {
+    "AsymVQCropAroundMask": ("image IMAGE, mask MASK", "image IMAGE, mask MASK, x INT, y INT"),
     "AsymVQDemoPictures": ("", "picture IMAGE, mask MASK, example IMAGE"),
     "AsymVQLoader": ("", "VAE VAE"),
+    "AsymVQPaintByExampleConditioning": (
+        "clip_vision CLIP_VISION, head PBE_HEAD, vae VAE, image IMAGE, mask MASK, example IMAGE",
+        "positive CONDITIONING, negative CONDITIONING, latent LATENT",
+    ),
+    "AsymVQPaintByExampleLoader": ("", "MODEL MODEL, CLIP_VISION CLIP_VISION, PBE_HEAD PBE_HEAD, VAE VAE"),
     "AsymVQDecode": ("samples LATENT, vae VAE, image IMAGE, mask MASK", "IMAGE IMAGE"),
     "CheckpointLoaderSimple": ("", "MODEL MODEL, CLIP CLIP, VAE VAE"),
     "CLIPTextEncode": ("clip CLIP", "CONDITIONING CONDITIONING"),
@@ -34,6 +41,10 @@ SOCKETS = {
     "FluxGuidance": ("conditioning CONDITIONING", "CONDITIONING CONDITIONING"),
     "GrowMask": ("mask MASK", "MASK MASK"),
     "ImageCompare": ("image_a IMAGE, image_b IMAGE", ""),
+    "ImageCompositeMasked": (
+        "destination IMAGE, source IMAGE, mask MASK, x INT widget, y INT widget",
+        "IMAGE IMAGE",
+    ),
     "InpaintModelConditioning": (
         "positive CONDITIONING, negative CONDITIONING, vae VAE, pixels IMAGE, mask MASK",
         "positive CONDITIONING, negative CONDITIONING, latent LATENT",
@@ -61,6 +72,7 @@ FILES = {  # where a file is to lie, and its repository and path on Hugging Face
     ],
     "checkpoints": [
         "webui/stable-diffusion-inpainting/resolve/main/sd-v1-5-inpainting.safetensors",
+        "Fantasy-Studio/Paint-by-Example/resolve/refs%2Fpr%2F3/model.safetensors",
         "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
     ],
     "diffusion_models": ["Comfy-Org/flux1-dev/resolve/main/split_files/diffusion_models/flux1-fill-dev.safetensors"],
@@ -88,10 +100,11 @@ class Node:
     values: tuple[Any, ...] = ()
     wires: dict[str, str] = field(default_factory=dict)
     title: str = ""
+    muted: bool = False
 
     @property
     def inputs(self) -> list[list[str]]:
-        """Name and type of each."""
+        """Name and type of each, and "widget" where it is one too."""
         return [socket.split() for socket in filter(None, SOCKETS[self.type][0].split(", "))]
 
     @property
@@ -132,7 +145,7 @@ def ask(name: str, text: str, clip: str, title: str) -> Node:
 def picture(size: str) -> Group:
     return Group("2 · Picture and mask", VIOLET, [(360, [
         note("Load a picture, right-click it, **Open in MaskEditor**, paint what is to change, save.\n\n"
-             f"{size} Without a painted mask the decode at the end stops with a message."),
+             f"{size} Without a painted mask the run stops with a message."),
         Node("picture", "LoadImage", 420, ("example.png", "image"), title="Load your picture, paint the mask"),
     ])])  # fmt: skip
 
@@ -149,9 +162,43 @@ def conditioned_by(positive: str, negative: str) -> Node:
     return Node("conditioning", "InpaintModelConditioning", 150, (True,), wires)
 
 
+def by_example(name: str, image: str, mask: str) -> Node:
+    wires = {
+        "clip_vision": "loader.CLIP_VISION", "head": "loader.PBE_HEAD", "vae": "loader.VAE", "image": image,
+        "mask": mask, "example": "example",
+    }  # fmt: skip
+    return Node(name, "AsymVQPaintByExampleConditioning", 190, ("stretch",), wires)
+
+
+def large_pictures() -> Group:
+    """Paint by Example once more, on a part of the picture; muted, so that a run does not do both."""
+    nodes = [
+        Node("part", "AsymVQCropAroundMask", 150, (512,), {"image": "picture", "mask": "picture.MASK"}),
+        by_example("part_conditioning", "part.image", "part.mask"),
+        Node("part_sampler", "KSampler", 270, SAMPLER_BY_EXAMPLE, {
+            "model": "loader", "positive": "part_conditioning.positive", "negative": "part_conditioning.negative",
+            "latent_image": "part_conditioning.latent",
+        }),
+        Node("part_ours", "AsymVQDecode", 240, KEEP_EXACTLY, {
+            "samples": "part_sampler", "vae": "vae", "image": "part.image", "mask": "part.mask",
+        }),
+        Node("whole", "ImageCompositeMasked", 150, (0, 0, False), {
+            "destination": "picture", "source": "part_ours", "x": "part.x", "y": "part.y",
+        }, "Put the part back"),
+        Node("", "SaveImage", 380, ("asymvq/paint_by_example",), {"images": "whole"}, "The whole picture"),
+    ]  # fmt: skip
+    nodes = [replace(node, muted=True) for node in nodes]
+    text = note("For pictures much larger than 512 pixels: only the square around the mask is painted, in the "
+                "picture's own pixels, and put back. Nothing is scaled.\n\nThis group sleeps. To use it, select its "
+                "nodes and press **Ctrl + M**; put groups 4 to 6 to sleep in the same way.",
+                "When your picture is large")  # fmt: skip
+    stacks = [(380, [text, *nodes[:2]]), (380, nodes[2:4]), (400, nodes[4:])]
+    return Group("7 · Large pictures: crop around the mask", VIOLET, stacks)
+
+
 def keep(samples: str, source: str, mask: str) -> Node:
     wires = {"samples": samples, "vae": "vae", "image": source, "mask": mask}
-    return Node("ours", "AsymVQDecode", 240, ("exact", 0, "auto", 512, 64, "auto"), wires)
+    return Node("ours", "AsymVQDecode", 240, KEEP_EXACTLY, wires)
 
 
 def plain(samples: str, vae: str, title: str) -> Node:
@@ -193,6 +240,8 @@ VAE_1_5X = (
 )
 BORDER = "Look at what you did not paint over, and at the mask's border."
 SAMPLER_15 = (1, "randomize", 25, 7.0, "dpmpp_2m", "karras", 1.0)
+SAMPLER_BY_EXAMPLE = (1, "randomize", 50, 5.0, "ipndm", "ddim_uniform", 1.0)
+KEEP_EXACTLY = ("exact", 0, "auto", 512, 64, "auto")
 INPAINT_WIRES = {
     "positive": "conditioning.positive", "negative": "conditioning.negative", "latent_image": "conditioning.latent",
 }  # fmt: skip
@@ -270,6 +319,28 @@ GRAPHS: dict[str, list[Group]] = {
         decode("flux_vae", "Plain decode: FLUX's own VAE"),
         compare("6 · Compare and save", "plain decode", "with picture and mask", "flux_fill", BORDER, "picture"),
     ],
+    "paint_by_example": [
+        Group("1 · Models", BLUE, [(400, [
+            note("## Files\n**model.safetensors**, Paint by Example (5.2 GB, licence CreativeML OpenRAIL-M) → "
+                 "*models/checkpoints*\n\n**diffusion_pytorch_model.safetensors**, the asymmetric VAE 1.5x → "
+                 "*models/vae*\n\nMany files have these names: if you give them better ones, choose those below. "
+                 + OFFER, "Start here"),
+            Node("loader", "AsymVQPaintByExampleLoader", 130, ("model.safetensors",)),
+            Node("vae", "AsymVQLoader", 130, ("diffusion_pytorch_model.safetensors", "none", "auto")),
+        ])]),
+        picture("Paint by Example is at its best at 512 × 512 and near it; for large pictures there is group 7."),
+        Group("3 · Example", VIOLET, [(380, [
+            note("A picture of what is to appear in the mask: its subject large, with little around it. There is no "
+                 "prompt.\n\n*example_fit* says how a picture that is no square becomes one. *stretch* is what the "
+                 "model was trained with."),
+            Node("example", "LoadImage", 380, ("example.png", "image"), title="Load the example"),
+            by_example("conditioning", "picture", "picture.MASK"),
+        ])]),
+        paint("4 · Paint", SAMPLER_BY_EXAMPLE, {"model": "loader", **INPAINT_WIRES}),
+        decode("loader.VAE", "Plain decode: the checkpoint's own VAE"),
+        compare("6 · Compare and save", "plain decode", "with picture and mask", "paint_by_example", BORDER, "picture"),
+        large_pictures(),
+    ],
     "text_to_image": [
         Group("1 · Models", BLUE, [(400, [
             note("## Files\n**v1-5-pruned-emaonly-fp16.safetensors** → *models/checkpoints*\n\n" + VAE_1_5X + "\n\n"
@@ -335,7 +406,7 @@ def graph(name: str, groups: list[Group]) -> dict[str, Any]:
     numbers = {node.name: number for number, (node, _, _) in enumerate(placed, 1)}
     links: list[list[Any]] = []
     for number, (node, _, _) in enumerate(placed, 1):
-        slots = [socket for socket, _ in node.inputs]
+        slots = [socket for socket, *_ in node.inputs]
         for socket, wire in node.wires.items():
             origin, _, output = wire.partition(".")
             outputs = placed[numbers[origin] - 1][0].outputs
@@ -345,10 +416,12 @@ def graph(name: str, groups: list[Group]) -> dict[str, Any]:
     into = {(link[3], link[4]): link[0] for link in links}
     nodes = [
         {
-            "id": number, "type": node.type, "pos": position, "size": size, "flags": {}, "order": number - 1, "mode": 0,
+            "id": number, "type": node.type, "pos": position, "size": size, "flags": {}, "order": number - 1,
+            "mode": MUTED if node.muted else 0,
             "inputs": [
-                {"name": socket, "type": kind, "link": into.get((number, slot))}
-                for slot, (socket, kind) in enumerate(node.inputs)
+                {"name": socket, "type": kind, **({"widget": {"name": socket}} if widget else {}),
+                 "link": into.get((number, slot))}
+                for slot, (socket, kind, *widget) in enumerate(node.inputs)
             ],
             "outputs": [
                 {"name": socket, "type": kind, "links": [link[0] for link in links if link[1:3] == [number, slot]]}

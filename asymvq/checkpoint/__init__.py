@@ -7,7 +7,7 @@
 from .errors import CheckpointError
 from .layouts import Layout
 from .native import native_metadata, to_native
-from .reading import Checkpoint, build, load, read, with_encoder
+from .reading import Checkpoint, build, from_tensors, load, read, read_tensors, with_encoder
 from .writing import save
 
 __all__ = [
@@ -15,9 +15,11 @@ __all__ = [
     "CheckpointError",
     "Layout",
     "build",
+    "from_tensors",
     "load",
     "native_metadata",
     "read",
+    "read_tensors",
     "save",
     "to_native",
     "with_encoder",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..config import AutoencoderConfig, ConditionConfig, MaskReduction
+from .compare import differences, shapes
 from .errors import CheckpointError
 from .native import PREFIX, from_native
 
@@ -218,25 +219,9 @@ def _config_from_shapes(state: Mapping[str, Tensor], norm_groups: int) -> Autoen
 
 def _check_complete(config: AutoencoderConfig, state: Mapping[str, Tensor]) -> None:
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in AsymmetricAutoencoder(config).state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    wrong = [
-        f"{name}: expected {shape}, got {got[name]}"
-        for name, shape in expected.items()
-        if name in got and got[name] != shape
-    ]
-    faults = {
-        "missing": [name for name in expected if name not in got],
-        "unexpected": [name for name in got if name not in expected],
-        "of another shape": wrong,
-    }
-    found = [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]
-    if found:
+        expected = shapes(AsymmetricAutoencoder(config).state_dict())
+    if found := differences(expected, shapes(state)):
         raise CheckpointError(
             f"Expected the {len(expected)} tensors of an autoencoder with decoder channels {config.decoder_channels}, "
-            f"but got a file with tensors {'; '.join(found)}. It is incomplete or of another architecture."
+            f"but got a file with tensors {found}. It is incomplete or of another architecture."
         )
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -123,13 +123,19 @@ def read(path: str | PathLike[str]) -> Checkpoint:
     """
     try:
         file = _find(Path(path))
-        tensors, metadata = _read_tensors(file)
+        tensors, metadata = read_tensors(file)
         layout, config, state = recognise(tensors, norm_groups=_norm_groups_beside(file))
         return Checkpoint(layout, config, _checked_values(state), metadata)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: Expected a readable file, but got: {error}. Check its permissions.") from error
+
+
+def from_tensors(tensors: Mapping[str, Tensor], *, norm_groups: int | None = None) -> Checkpoint:
+    """As `read`, of tensors that are in memory already, under the names of any layout."""
+    layout, config, state = recognise(tensors, norm_groups=norm_groups)
+    return Checkpoint(layout, config, _checked_values(state), {})
 
 
 def _find(path: Path) -> Path:
@@ -146,7 +152,13 @@ def _find(path: Path) -> Path:
     return path
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All of a file's tensors as they are named in it, and its metadata. Pickles are read without running anything.
+
+    Raises:
+        CheckpointError: the file is damaged, unsafe, or no checkpoint.
+        OSError: it cannot be opened.
+    """
     with path.open("rb") as file:
         head = file.read(512)
     if not head:

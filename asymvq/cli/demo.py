@@ -20,11 +20,12 @@ from tqdm import tqdm
 from .. import __version__
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import load
+from ..crop import centre_crop
 from ..decode import decode
 from ..masks import random_thick_mask
 from ..metrics import kept_error
 from ..panel import Decoded, draw_panel
-from ..pictures import centre_crop, cover, read_mask, read_picture
+from ..pictures import cover, read_mask, read_picture
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 

@@ -7,7 +7,8 @@ import argparse
 import torch
 
 from ..checkpoint import load
-from ..pictures import centre_crop, prepare_output, read_picture
+from ..crop import centre_crop
+from ..pictures import prepare_output, read_picture
 from .devices import parse_device, parse_dtype
 from .latents import write_latent
 

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from .. import __version__
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import load
+from ..crop import centre_crop
 from ..evaluation import Result, contestants, evaluate, texts
 from ..masks import random_thick_mask
 from ..panel import Decoded, draw_panel
 from ..perceptual import FrechetDistance, UnavailableError, load_fid, load_lpips
-from ..pictures import centre_crop, cover, read_mask, read_picture
+from ..pictures import cover, read_mask, read_picture
 from .devices import parse_device, parse_dtype
 from .latents import read_latent
 from .report import Measured, Report

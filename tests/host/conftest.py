@@ -8,10 +8,13 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
+from .server import Server
 
 PACK = Path(__file__).parents[2]
 
@@ -94,9 +97,18 @@ def host(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNam
     return SimpleNamespace(base=base, nodes=nodes, folder_paths=folder_paths, pack=pack)
 
 
+@pytest.fixture(scope="session")
+def server(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(host_path, make_base_folder(tmp_path_factory.mktemp("comfyui_server")))
+    running.wait_until_ready()
+    yield running
+    running.stop()
+
+
 def make_base_folder(base: Path) -> Path:
     """A data folder with the pack in custom_nodes, under a name of its own."""
-    for name in ("custom_nodes", "models/vae", "input", "output", "user"):
+    models = [f"models/{kind}" for kind in ("checkpoints", "clip_vision", "vae")]
+    for name in ("custom_nodes", *models, "input", "output", "user"):
         (base / name).mkdir(parents=True)
     (base / "custom_nodes" / "pack.under_any-name").symlink_to(PACK, target_is_directory=True)
     return base

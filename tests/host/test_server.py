@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import PACK, make_base_folder
+from .conftest import PACK
 from .server import Server, error_of
 
 ASSETS = PACK / "asymvq" / "assets"
 QUICKSTART: dict[str, Any] = json.loads((Path(__file__).parent / "prompts" / "quickstart.json").read_text("utf-8"))
-
-
-@pytest.fixture(scope="session")
-def server(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(host_path, make_base_folder(tmp_path_factory.mktemp("comfyui_server")))
-    running.wait_until_ready()
-    yield running
-    running.stop()
 
 
 def node_of(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -72,7 +64,16 @@ def test_the_prompt_is_the_workflow() -> None:
 
 def test_the_workflows_are_offered(server: Server) -> None:
     (names,) = server.get("/workflow_templates").values()
-    assert sorted(names) == ["inpainting", "inpainting_flux_fill", "quickstart", "text_to_image"]
+    assert sorted(names) == [
+        "inpainting", "inpainting_flux_fill", "paint_by_example", "quickstart", "text_to_image",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", sorted((PACK / "web" / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_help_is_served_for_a_node(server: Server, page: Path) -> None:
+    assert page.stem in server.get(f"/object_info/{page.stem}")
+    with urllib.request.urlopen(f"{server.url}/extensions/pack.under_any-name/docs/{page.name}", timeout=60) as answer:
+        assert answer.read() == page.read_bytes()
 
 
 def test_quickstart_keeps_what_the_mask_keeps(server: Server) -> None:

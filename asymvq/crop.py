@@ -1,0 +1,65 @@
+"""Parts of pictures: what an encoder takes, and what surrounds a mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def centre_crop(tensor: Tensor, factor: int) -> Tensor:
+    """(…, H, W) with both sides cut to multiples of `factor`, as ComfyUI does before it encodes.
+
+    Raises:
+        ValueError: a side is shorter than `factor`.
+    """
+    height, width = tensor.shape[-2:]
+    if min(height, width) < factor:
+        raise ValueError(f"Expected a picture of at least {factor}×{factor} pixels, but got {width}×{height}.")
+    top, left = height % factor // 2, width % factor // 2
+    return tensor[..., top : top + height // factor * factor, left : left + width // factor * factor]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a picture, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """That part of (…, H, W), a view."""
+        return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def box_around(mask: Tensor, *, size: int, margin: int = 64, multiple: int = 8) -> Box:
+    """A square of at least `size` pixels a side in the middle of which the mask lies.
+
+    It grows until `margin` pixels surround the mask, to sides that are multiples of `multiple`. At the picture's border
+    it is moved inwards; where the picture is smaller, so is the box.
+
+    Args:
+        mask: (…, H, W), what is above 0 counts, of all pictures together.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    touched = (mask > 0).reshape(-1, *mask.shape[-2:]).any(dim=0)
+    if not touched.any():
+        raise ValueError(
+            "Expected a mask to crop around, but got an empty one. Paint it: right-click the Load Image node and open "
+            "the mask editor."
+        )
+    spans = [torch.nonzero(touched.any(dim=dim)).flatten() for dim in (1, 0)]
+    first, last = zip(*((int(span[0]), int(span[-1]) + 1) for span in spans), strict=True)
+    side = max(size, *(end + 2 * margin - start for start, end in zip(first, last, strict=True)))
+    side = -(-side // multiple) * multiple
+    starts, sides = [], []
+    for start, end, whole in zip(first, last, mask.shape[-2:], strict=True):
+        length = min(side, whole)
+        starts.append(min(max(0, (start + end - length) // 2), whole - length))
+        sides.append(length)
+    return Box(*starts, *sides)

@@ -1,0 +1,306 @@
+"""Paint by Example: two loaders and the conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.model_management as model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..asymvq.checkpoint import read_tensors
+from ..asymvq.crop import centre_crop
+from ..asymvq.paint_by_example import (
+    EXAMPLE_SIZE,
+    FACTOR,
+    LATENT_CHANNELS,
+    UNET_CHANNELS,
+    ConditioningHead,
+    ExampleFit,
+    build_head,
+    concat_channels,
+    fit_example,
+    kept,
+    load_head,
+)
+from .tensors import image_tensor, mask_tensor, require_one_size, to_image
+
+HeadType = io.Custom("PBE_HEAD")
+TOWER = "cond_stage_model.transformer."
+COND_STAGE = ("cond_stage_model.", "proj_out.", "learnable_vector")
+
+
+class Head:
+    """What a PBE_HEAD is: the conditioning head under the host's memory management."""
+
+    def __init__(self, head: ConditioningHead):
+        model_management.archive_model_dtypes(head)
+        self.patcher = comfy.model_patcher.CoreModelPatcher(
+            head,
+            load_device=model_management.text_encoder_device(),
+            offload_device=model_management.text_encoder_offload_device(),
+        )
+
+    @property
+    def width(self) -> int:
+        """Of the vision tower that it belongs to."""
+        return self.patcher.model.width
+
+    def encode(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, width) to the contexts with and without the examples: (B, 1, 768) and (1, 1, 768)."""
+        model_management.load_models_gpu([self.patcher])
+        head, device = self.patcher.model, model_management.intermediate_device()
+        context = head(pooled.to(self.patcher.load_device, torch.float32))
+        return context.to(device), head.learnable_vector.to(device, torch.float32)
+
+
+class AsymVQPaintByExampleLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AsymVQPaintByExampleLoader",
+            display_name="Load Paint by Example",
+            category="loaders/asymmetric vqgan",
+            description=(
+                "Loads a whole Paint by Example checkpoint (.ckpt or .safetensors): a Stable Diffusion that paints "
+                "what an example picture shows. It takes no prompt, so there is no CLIP for text."
+            ),
+            search_aliases=["paint by example", "example inpainting", "image prompt", "load checkpoint"],
+            inputs=[
+                io.Combo.Input(
+                    "ckpt_name",
+                    options=folder_paths.get_filename_list("checkpoints"),
+                    tooltip="A file of the models/checkpoints folder that holds the whole of Paint by Example.",
+                )
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The UNet, for the sampler."),
+                io.ClipVision.Output(tooltip="What looks at the example picture."),
+                HeadType.Output(display_name="PBE_HEAD", tooltip="Makes conditioning of what CLIP saw."),
+                io.Vae.Output(tooltip="Stable Diffusion 1's: every asymmetric VAE for SD 1.x fits its latents."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, ckpt_name: str) -> str:
+        return _fingerprint("checkpoints", ckpt_name)
+
+    @classmethod
+    def execute(cls, ckpt_name: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+        tensors, metadata = _read(path)
+        head = build_head(tensors, ops=comfy.ops.manual_cast)
+        _check_complete(tensors)
+        clip_vision = _load_tower(tensors)
+        # the host would take the rest of the cond stage for a text encoder
+        rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(COND_STAGE)}
+        model, _, vae, _ = comfy.sd.load_state_dict_guess_config(rest, output_clip=False, metadata=metadata)
+        # how the host loads the model once more, where a node wants a copy of its own
+        model.cached_patcher_init = (comfy.sd.load_checkpoint_guess_config_model_only, (path,))
+        return io.NodeOutput(model, clip_vision, Head(head), vae)
+
+
+class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AsymVQPaintByExampleHeadLoader",
+            display_name="Load Paint by Example Head",
+            category="loaders/asymmetric vqgan",
+            description=(
+                "Loads Paint by Example's conditioning head alone, for those who have diffusers' files: image_encoder "
+                "goes here, unet into Load Diffusion Model, vae into Load VAE, and Load CLIP Vision takes any CLIP "
+                "ViT-L/14."
+            ),
+            search_aliases=["paint by example", "image encoder", "diffusers", "mapper"],
+            inputs=[
+                io.Combo.Input(
+                    "head_name",
+                    options=folder_paths.get_filename_list("clip_vision"),
+                    tooltip="The file of diffusers' image_encoder folder, put into models/clip_vision.",
+                )
+            ],
+            outputs=[HeadType.Output(display_name="PBE_HEAD", tooltip="Makes conditioning of what CLIP saw.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, head_name: str) -> str:
+        return _fingerprint("clip_vision", head_name)
+
+    @classmethod
+    def execute(cls, head_name: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("clip_vision", head_name)
+        return io.NodeOutput(Head(load_head(path, ops=comfy.ops.manual_cast)))
+
+
+class AsymVQPaintByExampleConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AsymVQPaintByExampleConditioning",
+            display_name="Paint by Example Conditioning",
+            category="conditioning/inpaint",
+            description=(
+                "Tells Paint by Example what to paint (the example) and where (the mask). The latent is empty, of the "
+                "picture's size: sample it with denoise 1, then decode it together with the picture and the mask."
+            ),
+            search_aliases=["paint by example", "example inpainting", "image prompt", "reference inpaint"],
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip="From Load Paint by Example, or any CLIP ViT-L/14."),
+                HeadType.Input("head", tooltip="From Load Paint by Example, or Load Paint by Example Head."),
+                io.Vae.Input("vae", tooltip="An SD 1.x VAE; an asymmetric one encodes alike."),
+                io.Image.Input("image", tooltip="The source picture. About 512 pixels a side paint best."),
+                io.Mask.Input("mask", tooltip="White (1) is painted, black (0) is kept. Of the image's size."),
+                io.Image.Input(
+                    "example",
+                    tooltip="What to paint: its subject large, on little background. One, or one for each picture.",
+                ),
+                io.Combo.Input(
+                    "example_fit",
+                    options=ExampleFit,
+                    default=ExampleFit.STRETCH,
+                    tooltip=(
+                        "How an example that is no square becomes one. stretch: as the model was made. center crop: "
+                        "cuts off what is longer. pad: adds neutral borders."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="With the example."),
+                io.Conditioning.Output(display_name="negative", tooltip="Without it: what guidance leads away from."),
+                io.Latent.Output(display_name="latent", tooltip="Empty, of the picture's size."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip_vision: Any,
+        head: Head,
+        vae: Any,
+        image: Tensor,
+        mask: Tensor,
+        example: Tensor,
+        example_fit: str = ExampleFit.STRETCH,
+    ) -> io.NodeOutput:
+        image, example = image_tensor(image), image_tensor(example)
+        mask = mask_tensor(mask, image)
+        count = _check_inputs(image, mask, example)
+        _check_clip_vision(clip_vision, head)
+
+        keep = kept(centre_crop(mask, FACTOR)).to(image.device)
+        # mid-grey is 0 in the VAE's [-1, 1]
+        latent = vae.encode(to_image(torch.where(keep > 0, centre_crop(image, FACTOR), 0.5)))
+        if latent.shape[1:] != (LATENT_CHANNELS, keep.shape[-2] // FACTOR, keep.shape[-1] // FACTOR):
+            raise ValueError(
+                f"Expected a VAE of Stable Diffusion 1.x, with {LATENT_CHANNELS} channels and 1/{FACTOR} of the "
+                f"picture's size, but its latent has shape {tuple(latent.shape)}. Use the VAE of the Paint by Example "
+                "checkpoint, or an asymmetric one for SD 1.x."
+            )
+        channels = concat_channels(latent, keep.to(latent.device)).expand(count, -1, -1, -1)
+        context, unconditional = head.encode(_pooled(clip_vision, head, fit_example(example, ExampleFit(example_fit))))
+
+        # noise_concat takes the place of what the host would put beside the noise for a text-inpainting UNet
+        positive = [[context.expand(count, -1, -1), {"noise_concat": channels}]]
+        negative = [[unconditional.expand(count, -1, -1), {"noise_concat": channels}]]
+        # a first latent that is not zero would shine through: the host adds the noise to it
+        empty = torch.zeros_like(channels[:, :LATENT_CHANNELS])
+        return io.NodeOutput(positive, negative, {"samples": empty})
+
+
+def _fingerprint(folder: str, name: str) -> str:
+    """A file that was written anew is loaded anew."""
+    path = Path(folder_paths.get_full_path_or_raise(folder, name))
+    return f"{path}:{path.stat().st_mtime_ns}"
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Safetensors as the host reads them, so that it can map and off-load them; pickles without running them."""
+    if path.lower().endswith((".safetensors", ".sft")):
+        return comfy.utils.load_torch_file(path, return_metadata=True)
+    return read_tensors(Path(path))
+
+
+def _check_complete(tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where a checkpoint that has the head lacks one of the other parts."""
+    parts = {
+        "the vision tower": f"{TOWER}vision_model.post_layernorm.weight",
+        "the UNet": "model.diffusion_model.input_blocks.0.0.weight",
+        "the VAE": "first_stage_model.decoder.conv_in.weight",
+    }
+    missing = [part for part, name in parts.items() if name not in tensors]
+    if missing:
+        raise ValueError(
+            f"Expected a whole Paint by Example checkpoint, but got one without {' and '.join(missing)}. Download it "
+            "again, or load the parts one by one, with Load Paint by Example Head."
+        )
+    channels = tensors[parts["the UNet"]].shape[1]
+    if channels != UNET_CHANNELS:
+        raise ValueError(
+            f"Expected a UNet with {UNET_CHANNELS} input channels (noise, picture, mask), but got {channels}. It is "
+            "not Paint by Example's; download the checkpoint again."
+        )
+
+
+def _load_tower(tensors: Mapping[str, Tensor]) -> comfy.clip_vision.ClipVisionModel:
+    """CLIP vision of a checkpoint's tower, whose `image_embeds` are the pooled output, without a projection."""
+    tower = {name.removeprefix(TOWER): tensor for name, tensor in tensors.items() if name.startswith(TOWER)}
+    # older hosts warn of a missing projection, and make one up
+    clip_vision = comfy.clip_vision.load_clipvision_from_sd(
+        {**tower, "visual_projection.weight": torch.zeros(768, 1024)}
+    )
+    if clip_vision is None:
+        raise ValueError(
+            "Expected a CLIP ViT-L/14 vision tower in the checkpoint, but got an incomplete one. Download it again."
+        )
+    clip_vision.model.visual_projection = torch.nn.Identity()
+    return clip_vision
+
+
+def _check_inputs(image: Tensor, mask: Tensor, example: Tensor) -> int:
+    """How many pictures there are. Raises ValueError where sizes or counts do not fit, or nothing is masked."""
+    require_one_size(image, mask)
+    counts = {"image": len(image), "mask": len(mask), "example": len(example)}
+    count = max(counts.values())
+    if any(number not in (1, count) for number in counts.values()):
+        found = ", ".join(f"{number} of {name}" for name, number in counts.items())
+        raise ValueError(
+            f"Expected one image, mask and example, or as many of each as there are pictures, but got {found}. Repeat "
+            "or drop some, or give a single one for all."
+        )
+    if not (kept(centre_crop(mask, FACTOR)) == 0).flatten(1).any(dim=1).all():
+        raise ValueError(
+            "Expected a mask with something to paint, but got one that is empty (nowhere above 0.5). Paint it: "
+            "right-click the Load Image node and open the mask editor."
+        )
+    return count
+
+
+def _check_clip_vision(clip_vision: Any, head: Head) -> None:
+    config = clip_vision.config
+    expected = {"model_type": "clip_vision_model", "hidden_size": head.width, "image_size": EXAMPLE_SIZE}
+    got = {name: config.get(name) for name in expected}
+    if got != expected:
+        raise ValueError(
+            f"Expected CLIP ViT-L/14, of width {head.width} and for {EXAMPLE_SIZE} pixels, but got "
+            f"{got['model_type']} of width {got['hidden_size']} for {got['image_size']} pixels. Use the CLIP vision of "
+            "Load Paint by Example, or load a CLIP ViT-L/14 with Load CLIP Vision."
+        )
+
+
+def _pooled(clip_vision: Any, head: Head, example: Tensor) -> Tensor:
+    """(B, width) of `example` (B, 3, 224, 224): the class token after the tower's last norm."""
+    output = clip_vision.encode_image(to_image(example), crop=False)
+    if output["image_embeds"].shape[-1] == head.width:
+        return output["image_embeds"]
+    # a tower that was loaded with CLIP's projection gives what follows that
+    return clip_vision.model.vision_model.post_layernorm(output["last_hidden_state"][:, 0])
