@@ -58,7 +58,7 @@ def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
     """The widgets of a recipe, with its own defaults."""
     return [
         io.Int.Input("batch", default=recipe.batch, min=1, max=256, tooltip="Pictures a step."),
-        io.Int.Input("accumulate", default=1, min=1, max=256, tooltip="Batches a step: a larger batch, in less memory."),
+        io.Int.Input("accumulate", default=1, min=1, max=256, tooltip="Batches a step, for less memory."),
         io.Int.Input("crop", default=recipe.crop, min=32, max=1024, step=8, tooltip="Side of the training pictures."),
         io.Float.Input("learning_rate", default=recipe.lr, min=1e-8, max=0.1, step=1e-7, tooltip="At its highest."),
         io.Float.Input(

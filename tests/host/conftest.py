@@ -82,6 +82,10 @@ def host(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNam
 
     import nodes
 
+    # as the host's main.py does
+    folder_paths.set_output_directory(str(base / "output"))
+    folder_paths.add_model_folder_path("vae", str(base / "output" / "vae"))
+
     level = logging.getLogger().level
     folder = base / "custom_nodes" / "pack.under_any-name"
     # an error in an entrypoint is logged without a traceback: look for the nodes themselves

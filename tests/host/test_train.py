@@ -1,0 +1,151 @@
+"""Training inside a real ComfyUI, in this process."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asymvq.config import AutoencoderConfig
+
+from .test_nodes import run, stock, write_vae
+
+STOCK = AutoencoderConfig(
+    decoder_channels=(8, 16, 16),
+    decoder_blocks=1,
+    encoder_channels=(8, 16, 16),
+    encoder_blocks=1,
+    condition=None,
+    norm_groups=4,
+)
+SETTINGS = {"recipe": ["fidelity"], "batch": [2], "crop": [32], "learning_rate": [1e-3]}
+
+
+@pytest.fixture(scope="module")
+def vae(host):
+    write_vae(host, "untrained.safetensors", STOCK)
+    return run(host, "AsymVQLoader", vae_name="untrained.safetensors", dtype="fp32")
+
+
+@pytest.fixture(scope="module")
+def folder(host) -> str:
+    path = host.base / "input" / "photos" / "more"
+    path.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        pixels = np.kron(rng.uniform(0, 255, (5, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(path.parent / f"{number}.png")
+    return "photos"
+
+
+@pytest.fixture
+def train(host, vae, folder):
+    def call(*, steps: int, name: str, resume: bool = True, **more):
+        cls = host.nodes.NODE_CLASS_MAPPINGS["AsymVQTrain"]
+        cls = cls.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+        inputs = {
+            "vae": [vae], "folder": [folder], "preset": {"preset": ["base"]}, "steps": [steps], "seed": [0],
+            "save_name": [name], "resume": [resume], "recipe": SETTINGS, **more,
+        }  # fmt: skip
+        with torch.inference_mode():
+            return cls.execute(**inputs).args
+
+    return call
+
+
+def interrupt_at(host, monkeypatch, step: int) -> None:
+    """The artist presses Interrupt while that step is trained."""
+    management = host.pack("nodes.train").model_management
+    check, calls = management.throw_exception_if_processing_interrupted, []
+
+    def counted() -> None:
+        calls.append(1)
+        if len(calls) == step:
+            management.interrupt_current_processing(True)
+        check()
+
+    monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", counted)
+
+
+def test_trains_is_interrupted_goes_on_and_is_found_by_the_loader(host, train, monkeypatch):
+    whole, losses, path = train(steps=20, name="whole")
+    assert len(losses["loss"]) == 20
+    management = host.pack("nodes.train").model_management
+    with monkeypatch.context() as patch:
+        interrupt_at(host, patch, 10)
+        with pytest.raises(management.InterruptProcessingException):
+            train(steps=20, name="parts")
+    assert management.in_training is False
+    part, resumed, _ = train(steps=20, name="parts")
+    assert resumed["loss"] == losses["loss"]
+    for name, tensor in whole.get_sd().items():
+        assert torch.equal(tensor, part.get_sd()[name])
+
+    assert path.endswith("whole.safetensors")
+    options = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"].GET_NODE_INFO_V1()["input"]["required"]["vae_name"][1]
+    found = [name for name in options["options"] if "step-" in name or "whole" in name]
+    assert found == ["whole.safetensors"]
+    loaded = run(host, "AsymVQLoader", vae_name="whole.safetensors", dtype="fp32")
+    image = torch.rand(1, 32, 48, 3)
+    mask = torch.zeros(1, 32, 48)
+    mask[:, 8:24, 12:30] = 1
+    latent = {"samples": stock(host, "VAEEncode", vae=loaded, pixels=image)[0]["samples"]}
+    picture = run(host, "AsymVQDecode", samples=latent, vae=loaded, image=image, mask=mask)
+    assert torch.equal(picture[mask == 0], image[mask == 0])
+
+
+def test_pictures_from_dataset_nodes_a_larger_preset_and_a_second_run(host, train):
+    images = [torch.rand(1, 40, 48, 3), torch.rand(2, 33, 40, 4)]
+    options = {
+        "images": images, "folder": ["none"], "preset": {"preset": ["custom"], "width": [2.0], "depth": [1]},
+        "resume": False,
+    }  # fmt: skip
+    first = train(steps=2, name="again", **options)
+    second = train(steps=2, name="again", **options)
+    assert first[0].config.decoder_channels == (16, 32, 32)
+    assert first[0].config.decoder_blocks == 2
+    assert first[2] != second[2]
+    assert first[1] == second[1]
+
+
+def test_the_host_is_as_before_also_after_an_error(host, train, vae):
+    management = host.pack("nodes.train").model_management
+    before = {name: tensor.clone() for name, tensor in vae.get_sd().items()}
+    with pytest.raises(ValueError, match=r"got none\. Choose a folder"):
+        train(steps=1, name="nothing", folder=["none"])
+    assert management.in_training is False
+    train(steps=1, name="one")
+    assert management.in_training is False
+    for name, tensor in vae.get_sd().items():
+        assert torch.equal(tensor, before[name])
+    stock(host, "VAEEncode", vae=vae, pixels=torch.rand(1, 32, 32, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folder": [".."]}, "Expected a folder inside"),
+        ({"name": "../../elsewhere"}, "outside the output folder"),
+        ({"vae": [object()]}, "Expected a picture VAE"),
+        ({"recipe": {**SETTINGS, "crop": [64]}}, "at least 64 pixels"),
+        ({"recipe": {**SETTINGS, "crop": [34]}}, "multiple of 4"),
+    ],
+    ids=["folder", "name", "vae", "small pictures", "crop"],
+)
+def test_mistakes_are_explained(train, change, message):
+    with pytest.raises(Exception, match=message):
+        train(**{"steps": 1, "name": "mistake", **change})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.5], [0.3] * 50, [math.nan] * 3, [], [0.5, math.nan, math.inf, 0.0, 0.2], list(np.geomspace(5, 0.01, 300))],
+    ids=["one", "constant", "nothing finite", "none", "gaps", "a run"],
+)
+def test_every_loss_map_can_be_drawn(host, values):
+    picture = run(host, "AsymVQLossPlot", loss_map={"loss": values}, title="Loss")
+    assert picture.shape == (1, 480, 960, 3)
+    assert picture.std() > 0.01
