@@ -31,7 +31,7 @@ def graph(path: Path) -> dict[str, Any]:
 
 def test_all_are_here() -> None:
     assert [path.stem for path in WORKFLOWS] == [
-        "inpainting", "inpainting_flux_fill", "paint_by_example", "quickstart", "text_to_image",
+        "inpainting", "inpainting_flux_fill", "paint_by_example", "quickstart", "text_to_image", "train_decoder",
     ]  # fmt: skip
 
 

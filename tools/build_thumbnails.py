@@ -2,7 +2,7 @@
 
     python tools/build_thumbnails.py
 
-Again after another `demo.safetensors` or `docs/images/workflow_text_to_image.png`: they are what these pictures show.
+Again after another `demo.safetensors`, or other screenshots in `docs/images`: they are what these pictures show.
 """
 
 from __future__ import annotations
@@ -92,6 +92,13 @@ def paint_by_example() -> Image.Image:
     return thumbnail
 
 
+def train_decoder() -> Image.Image:
+    """The training node with its live picture."""
+    graph = Image.open(ROOT / "docs" / "images" / "workflow_train_decoder.png").convert("RGB")
+    left, top, side = (round(graph.width * part) for part in (0.188, 0.327, 0.172))
+    return square(graph.crop((left, top, left + side, top + side)), 0)
+
+
 def text_to_image() -> Image.Image:
     """Where the graph decodes the same latent twice."""
     graph = Image.open(ROOT / "docs" / "images" / "workflow_text_to_image.png").convert("RGB")
@@ -100,7 +107,7 @@ def text_to_image() -> Image.Image:
 
 
 def main() -> None:
-    for thumbnail in (quickstart, inpainting, inpainting_flux_fill, paint_by_example, text_to_image):
+    for thumbnail in (quickstart, inpainting, inpainting_flux_fill, paint_by_example, text_to_image, train_decoder):
         thumbnail().save(ROOT / "workflows" / f"{thumbnail.__name__}.jpg", quality=88, optimize=True)
 
 

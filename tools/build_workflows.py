@@ -24,6 +24,13 @@ NOTE_COLOR, OURS_COLOR = ("#432", "#653"), ("#233", "#355")
 
 # what a node takes by wire and what it gives, in its schema's order; "widget": an input that is a widget too
 SOCKETS = {
+    "AsymVQCompare": (
+        "reference IMAGE, results.result_1 IMAGE, results.result_2 IMAGE, mask MASK",
+        "panel IMAGE, kept_error FLOAT, masked_error FLOAT, border_error FLOAT, seam_error FLOAT, colour_error FLOAT, "
+        "masked_psnr FLOAT, masked_ssim FLOAT",
+    ),
+    "AsymVQLossPlot": ("loss_map LOSS_MAP", "IMAGE IMAGE"),
+    "AsymVQTrain": ("vae VAE, images IMAGE", "VAE VAE, loss_map LOSS_MAP, path STRING"),
     "AsymVQCropAroundMask": ("image IMAGE, mask MASK", "image IMAGE, mask MASK, x INT, y INT"),
     "AsymVQDemoPictures": ("", "picture IMAGE, mask MASK, example IMAGE"),
     "AsymVQLoader": ("", "VAE VAE"),
@@ -241,6 +248,10 @@ VAE_1_5X = (
 BORDER = "Look at what you did not paint over, and at the mask's border."
 SAMPLER_15 = (1, "randomize", 25, 7.0, "dpmpp_2m", "karras", 1.0)
 SAMPLER_BY_EXAMPLE = (1, "randomize", 50, 5.0, "ipndm", "ddim_uniform", 1.0)
+TRAINING = (
+    "none", "base", 60, 0, "fixed", "asymmetric", True,
+    "fidelity", 2, 1, 64, 1e-4, 0.0, 0.2, 0.0, 0, 2.0, 0.5, 0.5, False, "auto",
+)  # fmt: skip
 KEEP_EXACTLY = ("exact", 0, "auto", 512, 64, "auto")
 INPAINT_WIRES = {
     "positive": "conditioning.positive", "negative": "conditioning.negative", "latent_image": "conditioning.latent",
@@ -365,6 +376,49 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         compare("5 · Compare and save", "checkpoint's VAE", "asymmetric VAE", "text_to_image",
                 "Look at the smallest things: eyes, lashes, flowers."),
+    ],
+    "train_decoder": [
+        Group("1 · Pictures and VAE", BLUE, [(360, [
+            note("## Press Run\nNothing to download. The small demo VAE is trained a little further on one picture: "
+                 "some minutes without a GPU.\n\n**In earnest:** put some hundred pictures in a folder inside ComfyUI's "
+                 "*input* folder and choose it in the training node. Take a *Load VAE* node with the VAE of your "
+                 "model in the place of the demo VAE: SD1.5, SDXL, SD3 or FLUX.", "Start here"),
+            Node("pictures", "AsymVQDemoPictures", 90),
+            Node("vae", "AsymVQLoader", 130, ("demo (bundled)", "none", "auto"), title="The VAE to start from"),
+        ])]),
+        Group("2 · Train", VIOLET, [(420, [
+            note("**preset** is the decoder's size: *2x* keeps most and is the slowest. **steps**: some thousand in "
+                 "earnest. **recipe**: *quick* is the usual one; it fetches a file of 0.5 GB, once. *fidelity* needs "
+                 "none.\n\n**Interrupt** saves. Run again to go on, tomorrow too. The file is written to "
+                 "*output/vae* and shows up in the loaders."),
+            Node("train", "AsymVQTrain", 1010, TRAINING, {"vae": "vae", "images": "pictures.example"}),
+        ])]),
+        Group("3 · Look", GREEN, [(400, [
+            note("The loss falls, or the learning rate is wrong. Below, a picture that was not trained on is encoded "
+                 "and decoded: once plainly, once with its pixels and the mask. **keep** is *network*, to see what "
+                 "the decoder does by itself."),
+            Node("", "AsymVQLossPlot", 390, ("Training loss", 960, 480), {"loss_map": "train.loss_map"}),
+            Node("encoded", "VAEEncode", 60, (), {"pixels": "pictures.picture", "vae": "train"}),
+            plain("encoded", "train", "Decode without the picture"),
+            Node("ours", "AsymVQDecode", 240, ("network", *KEEP_EXACTLY[1:]), {
+                "samples": "encoded", "vae": "train", "image": "pictures.picture", "mask": "pictures.mask",
+            }, "Decode with picture and mask"),
+        ])]),
+        Group("4 · Compare", ORANGE, [
+            (560, [
+                note("Nothing was repainted, so the whole picture should come back: *all pixels* compares everything. "
+                     "Small numbers are good."),
+                Node("", "AsymVQCompare", 640, ("without\nwith picture and mask", "all pixels", 10.0), {
+                    "reference": "pictures.picture", "results.result_1": "plain", "results.result_2": "ours",
+                    "mask": "pictures.mask",
+                }),
+            ]),
+            (460, [
+                Node("", "ImageCompare", 400, (), {"image_a": "plain", "image_b": "ours"},
+                     "Left: without, right: with picture and mask"),
+                note(SLIDER.replace("the two pictures on the left", "them in the panel on the left")),
+            ]),
+        ]),
     ],
 }  # fmt: skip
 

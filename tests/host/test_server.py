@@ -65,7 +65,7 @@ def test_the_prompt_is_the_workflow() -> None:
 def test_the_workflows_are_offered(server: Server) -> None:
     (names,) = server.get("/workflow_templates").values()
     assert sorted(names) == [
-        "inpainting", "inpainting_flux_fill", "paint_by_example", "quickstart", "text_to_image",
+        "inpainting", "inpainting_flux_fill", "paint_by_example", "quickstart", "text_to_image", "train_decoder",
     ]  # fmt: skip
 
 
