@@ -380,7 +380,7 @@ GRAPHS: dict[str, list[Group]] = {
     "train_decoder": [
         Group("1 · Pictures and VAE", BLUE, [(360, [
             note("## Press Run\nNothing to download. The small demo VAE is trained a little further on one picture: "
-                 "some minutes without a GPU.\n\n**In earnest:** put some hundred pictures in a folder inside ComfyUI's "
+                 "some minutes without a GPU.\n\n**In earnest:** put some hundred pictures in a folder in ComfyUI's "
                  "*input* folder and choose it in the training node. Take a *Load VAE* node with the VAE of your "
                  "model in the place of the demo VAE: SD1.5, SDXL, SD3 or FLUX.", "Start here"),
             Node("pictures", "AsymVQDemoPictures", 90),

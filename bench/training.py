@@ -1,0 +1,155 @@
+"""Training speed and memory: our loop against a plain one around diffusers' model, with the same weights and losses.
+
+    python bench/training.py --data PHOTOS [--channels 32] [--batch 4] [--crop 128] [--steps 12] [--device cpu] [--json FILE]
+
+Every loop runs in a process of its own. Samples a second are those after the first two steps; memory is the process's
+peak above what it had before the first step (on CUDA: the allocator's peak).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import asymvq
+from asymvq.config import AutoencoderConfig
+from asymvq.training.data import Pictures, Samples
+from asymvq.training.loop import Training
+from asymvq.training.recipe import RECIPES, Precision, Recipe
+from asymvq.training.step import Criterion, sample_latent
+
+WARM_UP = 2
+LOOPS = {
+    "diffusers": "a plain loop around AsymmetricAutoencoderKL",
+    "diffusers, bf16": "the same under autocast",
+    "ours": "as `python -m asymvq train`",
+    "ours, bf16": "with --dtype bf16",
+    "ours, bf16, recompute": "and --set recompute=true",
+}
+
+
+def recipe_of(args: argparse.Namespace, **changes: Any) -> Recipe:
+    base = dataclasses.replace(RECIPES["fidelity"], harmonise=0.0, crop_scale=(0.25, 0.5))
+    return dataclasses.replace(base, steps=args.steps, batch=args.batch, crop=args.crop, **changes)
+
+
+def config_of(args: argparse.Namespace) -> AutoencoderConfig:
+    widths = tuple(args.channels * m for m in (1, 2, 4, 4))
+    return AutoencoderConfig(decoder_channels=widths, encoder_channels=(32, 64, 128, 128), encoder_blocks=2)
+
+
+def ours(args: argparse.Namespace, pictures: Pictures, folder: Path, recipe: Recipe) -> Iterator[None]:
+    vae = asymvq.load(folder / "vae")
+    out = folder / "trained.safetensors"
+    for _ in Training(vae, vae.config, pictures, recipe, out=out, device=args.device, save_seconds=1e9):
+        yield
+
+
+def theirs(args: argparse.Namespace, pictures: Pictures, folder: Path, recipe: Recipe) -> Iterator[None]:
+    from diffusers import AsymmetricAutoencoderKL
+
+    vae = AsymmetricAutoencoderKL.from_pretrained(folder / "vae").to(args.device).train()
+    for part in (vae.encoder, vae.quant_conv, vae.post_quant_conv):
+        part.requires_grad_(False)
+    optimizer = torch.optim.Adam(vae.decoder.parameters(), lr=recipe.lr, betas=recipe.betas)
+    samples, criterion = Samples(pictures, recipe, config_of(args), seed=0), Criterion(recipe)
+    half = recipe.precision is Precision.BF16
+    for step in range(recipe.steps):
+        batch = samples.batch(step * recipe.batch, recipe.batch)
+        image, encoded, mask = (t.to(args.device) for t in (batch.image, batch.encoded, batch.mask))
+        with torch.autocast(torch.device(args.device).type, dtype=torch.bfloat16, enabled=half):
+            with torch.no_grad():
+                posterior = vae.encode(encoded).latent_dist
+                latent = sample_latent(posterior.mean, posterior.std, batch)
+            output = vae.decode(latent, image=image, mask=mask).sample
+        loss, _ = criterion.reconstruction(output.float(), image, mask)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.decoder.parameters(), recipe.clip)
+        optimizer.step()
+        yield
+
+
+def run_one(args: argparse.Namespace) -> None:
+    """In a process of its own: prints a JSON object."""
+    changes: dict[str, Any] = {"recompute": "recompute" in args.loop}
+    if "bf16" in args.loop:
+        changes["precision"] = Precision.BF16
+    recipe = recipe_of(args, **changes)
+    pictures = Pictures.from_folder(args.data, crop=recipe.crop, crop_scale=recipe.crop_scale)
+    loop = theirs if args.loop.startswith("diffusers") else ours
+    cuda = args.device.startswith("cuda")
+    before = memory(cuda)
+    with torch.random.fork_rng(devices=[]):
+        start = time.perf_counter()
+        for step, _ in enumerate(loop(args, pictures, args.weights, recipe), 1):
+            if step == WARM_UP:
+                start = time.perf_counter()
+        if cuda:
+            torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    rate = (args.steps - WARM_UP) * args.batch / seconds
+    print(json.dumps({"samples_per_second": rate, "peak_mib": memory(cuda) - before}))
+
+
+def memory(cuda: bool) -> float:
+    """MiB: the highest so far."""
+    if cuda:
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--channels", type=int, default=32, help="of the finest level; 128 is Stable Diffusion's")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.loop:
+        run_one(args)
+        return
+
+    results: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        asymvq.save(asymvq.AsymmetricAutoencoder(config_of(args)), Path(folder) / "vae", layout="diffusers")
+        for name in LOOPS:
+            command = [sys.executable, __file__, *sys.argv[1:], "--loop", name, "--weights", folder]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            results[name] = json.loads(output.splitlines()[-1])
+            for left in Path(folder).glob("trained*"):
+                left.unlink() if left.is_file() else [*map(Path.unlink, left.iterdir()), left.rmdir()]
+    reference = results["diffusers"]
+    print(f"decoder {config_of(args).decoder_channels}, batch {args.batch}, {args.crop}², {args.device}, "
+          f"{torch.get_num_threads()} threads\n")  # fmt: skip
+    print(
+        "| loop | | samples/s | against diffusers | peak memory, MiB | against diffusers |\n|---|---|---|---|---|---|"
+    )
+    for name, result in results.items():
+        speed, peak = result["samples_per_second"], result["peak_mib"]
+        print(f"| {name} | {LOOPS[name]} | {speed:.2f} | {speed / reference['samples_per_second']:.2f} "
+              f"| {peak:.0f} | {peak / reference['peak_mib']:.2f} |")  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps({"settings": vars(args) | {"data": None}, "results": results}, default=str))
+
+
+if __name__ == "__main__":
+    main()
