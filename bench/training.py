@@ -1,6 +1,6 @@
 """Training speed and memory: our loop against a plain one around diffusers' model, with the same weights and losses.
 
-    python bench/training.py --data PHOTOS [--channels 32] [--batch 4] [--crop 128] [--steps 12] [--device cpu] [--json FILE]
+    python bench/training.py --data PHOTOS [--channels 32] [--batch 4] [--crop 128] [--steps 12] [--device cpu]
 
 Every loop runs in a process of its own. Samples a second are those after the first two steps; memory is the process's
 peak above what it had before the first step (on CUDA: the allocator's peak).

@@ -117,6 +117,13 @@ class TestPictures:
         large = torch.randint(0, 256, (3, 200, 300), dtype=torch.uint8)
         assert Pictures([large], crop=16, crop_scale=(0.5, 1.0))[0].shape == (3, 32, 48)
 
+    def test_previews_of_runs_are_no_pictures(self, folder, tmp_path):
+        for name in ("a.png", "run.training/preview.png"):
+            path = tmp_path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes((folder / "colour.png").read_bytes())
+        assert len(Pictures.from_folder(tmp_path, crop=16, crop_scale=(0.5, 1.0))) == 1
+
     @pytest.mark.parametrize("name", ["", "missing"])
     def test_a_folder_without_pictures_is_refused(self, tmp_path, name):
         with pytest.raises(ValueError, match=r"Expected (pictures|a folder)"):
@@ -323,6 +330,8 @@ class TestState:
     def test_only_the_last_two_are_kept_and_a_damaged_one_is_passed_over(self, tmp_path, caplog):
         for step in (1, 2, 3):
             write_state(tmp_path, State(step, {"x": torch.full((3,), float(step))}, {"a": 1}))
+        (tmp_path / ".step-00000003.safetensors.0.tmp").write_bytes(b"of a killed process")
+        write_state(tmp_path, State(3, {"x": torch.full((3,), 3.0)}, {"a": 1}))
         files = sorted(tmp_path.iterdir())
         assert [file.name for file in files] == ["step-00000002.safetensors", "step-00000003.safetensors"]
         files[1].write_bytes(files[1].read_bytes()[:-5])

@@ -22,6 +22,7 @@ from .native import native_metadata, to_native
 from .reading import DIFFUSERS_STEM
 
 _DIFFUSERS_CONDITION_LEVELS = 4
+TEMPORARY = ".tmp"
 
 
 def save(
@@ -140,7 +141,7 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to; on success it becomes `path` in one step, on failure it is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         temporary.touch()
         permissions = temporary.stat().st_mode
@@ -152,3 +153,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Removes what killed processes were writing: to any file of a folder that nobody else writes to, or to `name`."""
+    for leftover in folder.glob(f".{name or '*'}.*{TEMPORARY}"):
+        leftover.unlink(missing_ok=True)

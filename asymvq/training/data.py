@@ -22,6 +22,7 @@ from ..masks import random_thick_mask
 from ..pictures import read_picture
 from .harmonise import ColourShift
 from .recipe import Recipe
+from .state import STATE_SUFFIX
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +71,19 @@ class Pictures:
 
     @classmethod
     def from_folder(cls, folder: Path, *, crop: int, crop_scale: tuple[float, float]) -> Pictures:
-        """Every picture file below `folder`.
+        """Every picture file below `folder`, except in folders of training runs, which hold previews.
 
         Raises:
             ValueError: there is no such folder, or nothing in it to train on.
         """
         if not folder.is_dir():
             raise ValueError(f"Expected a folder of pictures, but got {folder}, which is none.")
-        found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
+        found = (
+            Path(root) / name
+            for root, _, names in os.walk(folder, followlinks=True)
+            for name in names
+            if not root.endswith(STATE_SUFFIX)
+        )
         files = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
         if not files:
             raise ValueError(f"Expected pictures ({', '.join(SUFFIXES)}) in {folder} or below, but found none.")

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import save
+from ..checkpoint.writing import remove_leftovers
 from ..config import AutoencoderConfig
 from ..grow import grow, match_norms
 from ..losses import PatchDiscriminator, discriminator_loss
@@ -155,6 +156,9 @@ class Training:
             for name, value in self._recipe_as_kept().items()
             if state.settings["recipe"].get(name) != value
         }
+        for name, value in (("seed", self.seed), ("pictures", len(self.samples.pictures))):
+            if state.settings.get(name) != value:
+                changes[name] = f"{state.settings.get(name)} → {value}"
         if changes:
             logger.info("Going on with other settings: %s.", changes)
         return state
@@ -396,11 +400,17 @@ class Training:
             state = State(self.step, tensors, self._settings(), self.skipped, self.scaler.state_dict())
             write_state(self.folder, state)
         summary = {"recipe": self.recipe.to_dict(), "steps": self.step, "pictures": len(self.samples.pictures)}
+        remove_leftovers(self.out.parent, self.out.name)
         with self.averaged() as vae:
             save(vae, self.out, metadata={"asymvq.training": json.dumps(summary), **self.metadata})
 
     def _settings(self) -> dict[str, Any]:
-        return {"config": _plain(self.vae.config), "recipe": self._recipe_as_kept(), "seed": self.seed}
+        return {
+            "config": _plain(self.vae.config),
+            "recipe": self._recipe_as_kept(),
+            "seed": self.seed,
+            "pictures": len(self.samples.pictures),
+        }
 
     def _recipe_as_kept(self) -> dict[str, Any]:
         return json.loads(json.dumps(self.recipe.to_dict()))

@@ -20,12 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..checkpoint.writing import replacing
+from ..checkpoint.writing import remove_leftovers, replacing
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 KEPT = 2
+STATE_SUFFIX = ".training"
 _FILE = re.compile(r"step-(\d{8})\.safetensors")
 
 
@@ -45,7 +46,7 @@ class State:
 
 def state_folder(out: Path) -> Path:
     """Beside the file that a run is to write."""
-    return out.with_name(out.stem + ".training")
+    return out.with_name(out.stem + STATE_SUFFIX)
 
 
 def write_state(folder: Path, state: State) -> Path:
@@ -65,6 +66,7 @@ def write_state(folder: Path, state: State) -> Path:
         )
     for old in _files(folder)[:-KEPT]:
         old.unlink()
+    remove_leftovers(folder)
     return path
 
 
