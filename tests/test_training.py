@@ -483,7 +483,7 @@ def test_two_processes_have_the_gradient_of_one_with_twice_the_batch(vae, vae_fi
     script.write_text(TWO_PROCESSES)
     subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
             str(script), str(vae_file), str(folder), str(double), json.dumps(two.to_dict()),
         ],
         check=True, timeout=300, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"},
