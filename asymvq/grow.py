@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .autoencoder import AsymmetricAutoencoder
 from .config import AutoencoderConfig, ConditionConfig, preset_name
-from .layers import Attention
+from .layers import Attention, Level, ResidualBlock
 
 UNEVENNESS = 0.5
 """Standard deviation of a repeat's share of a weight, relative to an even share."""
@@ -85,9 +85,11 @@ def grow(vae: AsymmetricAutoencoder, config: AutoencoderConfig, *, seed: int = 0
             if name in source:
                 tensor.copy_(_grown(source[name], tuple(tensor.shape), groups))
         for level in grown.decoder.up:
+            assert isinstance(level, Level)
             for block in list(level.block)[vae.config.decoder_blocks :]:
-                nn.init.zeros_(block.conv2.weight)
-                nn.init.zeros_(block.conv2.bias)
+                assert isinstance(block, ResidualBlock)
+                for parameter in block.conv2.parameters():
+                    parameter.zero_()
         _keep_attention_scale(vae.decoder.mid.attn_1, grown.decoder.mid.attn_1)
     return grown.eval().requires_grad_(False)
 
@@ -108,7 +110,8 @@ def match_norms(grown: AsymmetricAutoencoder, vae: AsymmetricAutoencoder, latent
     def observe(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             source = _repeats(output.shape[1], new[name].num_channels, groups)
-            expected[name] = tuple(value[source] for value in _moments(output))
+            mean, deviation = _moments(output)
+            expected[name] = mean[source], deviation[source]
 
         return hook
 

@@ -6,7 +6,7 @@ names are those of the LDM checkpoints.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
-            x = checkpoint(block, x, use_reentrant=False) if self.recompute else block(x)
+            x = cast(Tensor, checkpoint(block, x, use_reentrant=False)) if self.recompute else block(x)
         return x
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from ..autoencoder import AsymmetricAutoencoder
@@ -24,6 +25,7 @@ from ..checkpoint import save
 from ..checkpoint.writing import remove_leftovers
 from ..config import AutoencoderConfig
 from ..grow import grow, match_norms
+from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
 from .copying import check_copying, copied_modules, hold_to_code, start_with_copying
 from .data import Batch, Pictures, Samples
@@ -130,9 +132,9 @@ class Training:
 
         state = self._state_to_resume(config, resume)
         self.vae = _started(vae, config, recipe, self.samples, seed, weights_follow=state is not None)
-        self.vae.requires_grad_(False).eval().to(self.device)
+        self.vae.requires_grad_(False).eval().to(device=self.device)
         if recipe.channels_last:
-            self.vae.to(memory_format=torch.channels_last)
+            self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's stubs lack it
         self._make_trainable()
         if state is not None:
             self._restore(state)
@@ -170,11 +172,12 @@ class Training:
             for module in copied_modules(self.vae):
                 module.requires_grad_(False)
         for level in decoder.up:
+            assert isinstance(level, Level)
             level.recompute = recipe.recompute
         self.parameters = {p: name for name, p in self.vae.named_parameters() if p.requires_grad}
         kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
         self.optimizer = kind(self._parameter_groups(), betas=recipe.betas, weight_decay=recipe.weight_decay)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision is Precision.FP16)
+        self.scaler = GradScaler(self.device.type, enabled=recipe.precision is Precision.FP16)
         self.average = {name: p.detach().clone() for p, name in self.parameters.items()}
 
         self.discriminator = None
@@ -200,7 +203,7 @@ class Training:
         groups.setdefault(slow, []).extend(p for p, name in self.parameters.items() if not name.startswith(condition))
         return [{"params": parameters, "lr": self.recipe.lr, "share": share} for share, parameters in groups.items()]
 
-    def __iter__(self) -> Iterator[Report]:
+    def __iter__(self) -> Generator[Report, None, None]:
         network = self.processes.wrap(self._compiled(), self.device)
         judge = self.discriminator and self.processes.wrap(self.discriminator, self.device)
         latents: dict[int, tuple[Tensor, Tensor]] = {}

@@ -134,7 +134,7 @@ class Recipe:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise ValueError(f"Expected settings of a recipe ({', '.join(sorted(known))}), but got {unknown}.")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         if "start" in values:
             values["start"] = Start(values["start"])
         if "precision" in values:

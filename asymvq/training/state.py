@@ -114,9 +114,9 @@ def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
     """What the optimiser keeps of each parameter, as `parameter/what`."""
     return {
-        f"{names[parameter]}/{what}": torch.as_tensor(value)
-        for parameter, values in optimizer.state.items()
-        for what, value in values.items()
+        f"{name}/{what}": torch.as_tensor(value)
+        for parameter, name in names.items()
+        for what, value in optimizer.state.get(parameter, {}).items()
     }
 
 

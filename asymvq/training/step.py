@@ -72,7 +72,7 @@ class Criterion:
         return loss * (image[0].numel() if recipe.sum_pixels else 1), log
 
     def adversarial(
-        self, reconstruction: Tensor, output: Tensor, *, last_layer: nn.Module
+        self, reconstruction: Tensor, output: Tensor, *, last_layer: nn.Conv2d
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's part of the hinge GAN, weighted so that it moves `last_layer` as much as `reconstruction`."""
         assert self.discriminator is not None
