@@ -106,7 +106,9 @@ def tower_of(encoder: Any, folder: Path, *, projected: bool) -> Any:
     config = encoder.config.to_dict() | {"model_type": "clip_vision_model", "projection_dim": 24}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     tower = comfy.clip_vision.ClipVisionModel(str(folder / "config.json"))
-    state = {name.removeprefix("model."): t for name, t in encoder.state_dict().items() if name.startswith("model.")}
+    tower_state = {n.removeprefix("model."): t for n, t in encoder.state_dict().items() if n.startswith("model.")}
+    # as in published files; transformers 5 leaves the prefix out
+    state = {f"vision_model.{name.removeprefix('vision_model.')}": tensor for name, tensor in tower_state.items()}
     if projected:
         state["visual_projection.weight"] = torch.randn(24, 64)
     else:
@@ -246,7 +248,7 @@ class TestConditioning:
 
         halves = [(x[i : i + 2], c[i : i + 2]) for x, c in seen for i in range(0, len(x), 2)]
         assert len(halves) == 2 * SAMPLING["steps"]
-        assert (context[0] - context[1]).abs().max() > 5
+        assert (context[0] - context[1]).abs().max() > 1
         # a pixel of the example may be off by one of 255
         with_example = [bool((c - context).abs().max() < 0.05) for _, c in halves]
         assert [bool((c - unconditional).abs().max() < 1e-5) for _, c in halves] == [not w for w in with_example]
