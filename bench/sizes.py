@@ -23,9 +23,9 @@ import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.config import AutoencoderConfig
 from asymvq.crop import centre_crop
-from asymvq.grow import grow, grown_config
+from asymvq.grow import grow, grown_config, match_norms
 from asymvq.masks import random_thick_mask
-from asymvq.metrics import border_error, kept_error, masked_error
+from asymvq.metrics import border_error, kept_error, masked_error, psnr
 from asymvq.pictures import read_picture
 from asymvq.training.data import Pictures
 from asymvq.training.loop import Training
@@ -98,9 +98,6 @@ def measure(vaes: dict[str, AsymmetricAutoencoder], paths: list[Path], masks: in
 @torch.no_grad()
 def distance_at_start(stock: AsymmetricAutoencoder, preset: str, paths: list[Path]) -> float:
     """PSNR in dB of the untrained larger decoder against the stock one, after its norms were matched."""
-    from asymvq.grow import match_norms
-    from asymvq.metrics import psnr
-
     grown = grow(stock, grown_config(stock.config, preset))
     seen, *unseen = (stock.encode(centre_crop(read_picture(path), 8)) for path in paths)
     match_norms(grown, stock, seen)
