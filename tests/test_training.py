@@ -283,6 +283,18 @@ class TestLoop:
         two = [r.loss for r in training(vae, pictures, tmp_path / "2.safetensors", twice)]
         assert two == pytest.approx(one, rel=1e-4)
 
+    def test_accumulation_is_a_larger_batch_for_the_discriminator_too(self, vae, pictures, tmp_path):
+        moments = []
+        for batch, accumulate in ((4, 1), (2, 2)):
+            recipe = dataclasses.replace(TINY, steps=1, crop=32, adversarial=0.5, batch=batch, accumulate=accumulate)
+            run = training(vae, pictures, tmp_path / f"{batch}.safetensors", recipe)
+            list(run)
+            tensors = read_state(run.folder).tensors
+            moments.append({k: t for k, t in tensors.items() if "discriminator" in k and k.endswith("/exp_avg")})
+        assert len(moments[0]) > 5
+        for name, tensor in moments[0].items():
+            torch.testing.assert_close(moments[1][name], tensor, atol=1e-6, rtol=1e-3, msg=name)
+
     def test_nan_skips_a_step_and_many_end_the_run(self, vae, pictures, tmp_path):
         run = training(vae, pictures, tmp_path / "out.safetensors", dataclasses.replace(TINY, steps=40))
         reconstruction, calls = type(run.criterion).reconstruction, []

@@ -289,6 +289,8 @@ class Training:
         half = recipe.precision is not Precision.FP32
         adversarial = judge is not None and self.step + 1 >= recipe.adversarial_start
         logs: list[dict[str, Tensor]] = []
+        if adversarial:
+            self.discriminator_optimizer.zero_grad()
         for number in range(recipe.accumulate):
             last = number == recipe.accumulate - 1
             batch = _moved(next(batches), self.device, recipe.channels_last)
@@ -304,20 +306,17 @@ class Training:
                 self.scaler.scale(loss / recipe.accumulate).backward()
                 if adversarial:
                     assert judge is not None
-                    judge.zero_grad(set_to_none=number == 0)
                     of_judge, figures = discriminator_loss(judge, real=batch.image, generated=output.float())
                     (of_judge / recipe.accumulate).backward()
                     log |= figures
             logs.append({"loss": loss.detach(), **log})
         figures = self._means(logs)
         loss_value = figures.pop("loss")
-        if not self._apply_gradients(math.isfinite(loss_value)):
+        if not self._apply_gradients(math.isfinite(loss_value), adversarial=adversarial):
             return math.nan, figures
-        if adversarial:
-            self.discriminator_optimizer.step()
         return loss_value, figures
 
-    def _apply_gradients(self, finite: bool) -> bool:
+    def _apply_gradients(self, finite: bool, *, adversarial: bool) -> bool:
         """Whether there was a step: not where the loss or a gradient is not finite."""
         self.scaler.unscale_(self.optimizer)
         limit = self.recipe.clip or math.inf
@@ -329,6 +328,8 @@ class Training:
             if self.recipe.copying:
                 hold_to_code(self.vae)
             self._update_average()
+            if adversarial:
+                self.discriminator_optimizer.step()
             self._whole = True
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

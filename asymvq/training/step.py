@@ -76,6 +76,8 @@ class Criterion:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's part of the hinge GAN, weighted so that it moves `last_layer` as much as `reconstruction`."""
         assert self.discriminator is not None
+        self.discriminator.requires_grad_(False)  # this loss is not for it to learn from
         loss, log = generator_loss(self.discriminator, generated=output)
+        self.discriminator.requires_grad_(True)
         weight = adaptive_weight(reconstruction, loss, last_layer=last_layer.weight)
         return self.recipe.adversarial * weight * loss, log
