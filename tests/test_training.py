@@ -211,7 +211,14 @@ class TestRecipe:
 
     @pytest.mark.parametrize(
         "changes",
-        [{"batch": 0}, {"unconditioned": 1.5}, {"crop_scale": (0.9, 0.5)}, {"l1": 0.0, "lpips": 0.0}, {"average": 1.0}],
+        [
+            {"batch": 0},
+            {"unconditioned": 1.5},
+            {"crop_scale": (0.9, 0.5)},
+            {"l1": 0.0, "lpips": 0.0},
+            {"average": 1.0},
+            {"adversarial": 0.5, "copying": True},
+        ],
     )
     def test_impossible_values_are_refused(self, changes):
         with pytest.raises(ValueError, match="Expected"):

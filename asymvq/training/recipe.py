@@ -117,6 +117,11 @@ class Recipe:
         _check("crop_scale", self.crop_scale, 0 < low <= high <= 1, "two shares, 0 < low ≤ high ≤ 1")
         if self.adversarial:
             _check("crop", self.crop, self.crop >= SMALLEST_JUDGED, f"≥ {SMALLEST_JUDGED} with an adversarial loss")
+        if self.adversarial and self.copying:
+            raise ValueError(
+                "Expected copying or an adversarial loss, but got both: copying freezes the layer at which the "
+                "adversarial loss is weighed. Set one of them to 0."
+            )
         if not (self.l1 or self.l2 or self.lpips or self.ssim):
             raise ValueError("Expected a weight above 0 for at least one of l1, l2, lpips and ssim, but got none.")
 
