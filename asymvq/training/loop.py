@@ -133,7 +133,8 @@ class Training:
         state = self._state_to_resume(config, resume)
         self.vae = _started(vae, config, recipe, self.samples, seed, weights_follow=state is not None)
         self.vae.requires_grad_(False).eval().to(device=self.device)
-        if recipe.channels_last:
+        self._channels_last = recipe.channels_last and self.device.type != "cpu"
+        if self._channels_last:
             self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's stubs lack it
         self._make_trainable()
         if state is not None:
@@ -293,7 +294,7 @@ class Training:
             self.discriminator_optimizer.zero_grad()
         for number in range(recipe.accumulate):
             last = number == recipe.accumulate - 1
-            batch = _moved(next(batches), self.device, recipe.channels_last)
+            batch = _moved(next(batches), self.device, self._channels_last)
             with _without_sync(network, not last), _without_sync(judge, not last):
                 with torch.autocast(self.device.type, dtype=_dtype(recipe), enabled=half):
                     latent = sample_latent(*self._posterior(batch, latents), batch)

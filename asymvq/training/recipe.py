@@ -94,6 +94,7 @@ class Recipe:
 
     precision: Precision = Precision.FP32
     channels_last: bool = True
+    """Lay pictures and weights out channels last; not on a CPU, whose backward pass is slower so."""
     recompute: bool = False
     """Compute activations again for the gradient: less memory, about a third slower."""
     compile: bool = False
