@@ -59,7 +59,7 @@ def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
     return [
         io.Int.Input("batch", default=recipe.batch, min=1, max=256, tooltip="Pictures a step."),
         io.Int.Input("accumulate", default=1, min=1, max=256, tooltip="Batches a step, for less memory."),
-        io.Int.Input("crop", default=recipe.crop, min=32, max=1024, step=8, tooltip="Side of the training pictures."),
+        io.Int.Input("crop", default=recipe.crop, min=32, max=1024, step=8, tooltip="Their side, pixels."),
         io.Float.Input("learning_rate", default=recipe.lr, min=1e-8, max=0.1, step=1e-7, tooltip="At its highest."),
         io.Float.Input(
             "lpips", default=recipe.lpips, min=0, max=100, step=0.05,
@@ -140,7 +140,12 @@ class AsymVQTrain(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=recipes.Recipe.steps, min=1, max=10_000_000, tooltip="Of the whole run."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=io.ControlAfterGenerate.fixed
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="The same seed, pictures and settings give the same run.",
                 ),
                 io.String.Input(
                     "save_name",

@@ -332,6 +332,12 @@ class TestLoop:
         with pytest.raises(ValueError, match="a run of the same network"):
             training(vae, pictures, out, preset="2x", resume=True)
 
+    def test_another_vae_of_the_same_shape_is_refused(self, make_vae, vae, pictures, tmp_path):
+        out = tmp_path / "out.safetensors"
+        list(training(vae, pictures, out))
+        with pytest.raises(ValueError, match="another encoder"):
+            training(make_vae(STOCK, seed=1), pictures, out, resume=True)
+
     def test_a_decoder_alone_cannot_be_trained(self, make_vae, pictures, tmp_path):
         alone = make_vae(dataclasses.replace(STOCK, encoder_channels=None, quant_conv=False))
         with pytest.raises(ValueError, match="VAE with an encoder"):

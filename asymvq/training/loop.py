@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -130,6 +131,7 @@ class Training:
         self._whole = True  # not in the middle of an update of the weights
         self.history: dict[str, list[float]] = {}
 
+        self._encoder = _digest(vae)
         state = self._state_to_resume(config, resume)
         self.vae = _started(vae, config, recipe, self.samples, seed, weights_follow=state is not None)
         self.vae.requires_grad_(False).eval().to(device=self.device)
@@ -153,6 +155,11 @@ class Training:
             raise ValueError(
                 f"Expected a run of the same network, but {self.folder} holds one of {state.settings['config']}, and "
                 f"{_plain(config)} is asked for. Use the same preset and VAE, or another name."
+            )
+        if state.settings["encoder"] != self._encoder:
+            raise ValueError(
+                f"Expected the VAE that the run in {self.folder} was started with, but got one with another encoder. "
+                "Use that VAE, or another name."
             )
         changes = {
             name: f"{state.settings['recipe'].get(name)} → {value}"
@@ -412,6 +419,7 @@ class Training:
     def _settings(self) -> dict[str, Any]:
         return {
             "config": _plain(self.vae.config),
+            "encoder": self._encoder,
             "recipe": self._recipe_as_kept(),
             "seed": self.seed,
             "pictures": len(self.samples.pictures),
@@ -507,6 +515,15 @@ def _started(
 def _plain(config: AutoencoderConfig) -> dict[str, Any]:
     """As it comes back from JSON."""
     return json.loads(json.dumps(config.to_dict()))
+
+
+def _digest(vae: AsymmetricAutoencoder) -> str:
+    """Tells apart what stays frozen: a decoder goes on with the encoder that it was trained for, and no other."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.state_dict().items()):
+        if not name.startswith("decoder."):
+            digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _moved(batch: Batch, device: torch.device, channels_last: bool) -> Batch:
