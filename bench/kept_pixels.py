@@ -3,8 +3,8 @@
     python bench/kept_pixels.py --images PHOTOS [--vae FILE] [--masks 5] [--seed 0] [--json FILE]
 
 The latent is the photo's own, so that the true picture is known inside the mask too. Squared errors are of values in
-[-1, 1], kept pixels as the network gives them (`keep="network"`),
-of a full decode: a mask-local one leaves most of them alone.
+[-1, 1], kept pixels as the network gives them (`keep="network"`), of a full decode: a mask-local one leaves most of
+them alone.
 """
 
 from __future__ import annotations

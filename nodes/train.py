@@ -88,7 +88,7 @@ def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
             "harmonise", default=recipe.harmonise, min=0, max=1, step=0.05,
             tooltip="Share of the samples with a colour-shifted latent: teaches it to undo colour shifts.",
         ),
-        io.Boolean.Input("save_memory", default=False, tooltip="Less memory, about a third slower."),
+        io.Boolean.Input("save_memory", default=False, tooltip="Less memory, but slower."),
         io.Combo.Input("dtype", options=Precision, default=Precision.AUTO, tooltip="auto: bf16 where the GPU has it."),
     ]  # fmt: skip
 

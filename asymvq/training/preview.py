@@ -13,7 +13,6 @@ from .plot import INK, PAPER, draw_losses
 
 TITLES = ("source", "masked", "decoded without", "decoded with")
 SIDE, GAP, CAPTION = 240, 8, 28
-MASKED_GREY = 0.0
 PLOT_HEIGHT = 300
 
 
@@ -41,7 +40,7 @@ class Preview:
         with self._training.averaged() as vae:
             latent = vae.encode(image)
             plain, conditional = vae.decode(latent), vae.decode(latent, image=image, mask=mask)
-        masked = torch.where(mask > 0, torch.full_like(image, MASKED_GREY), image)
+        masked = image * (1 - mask)  # mid-grey in the mask, as the condition encoder sees it
         canvas = Image.new("RGB", (len(TITLES) * SIDE + (len(TITLES) - 1) * GAP, SIDE + CAPTION + GAP), PAPER)
         draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=17)
         for number, (title, picture) in enumerate(zip(TITLES, (image, masked, plain, conditional), strict=True)):

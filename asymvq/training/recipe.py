@@ -96,7 +96,7 @@ class Recipe:
     channels_last: bool = True
     """Lay pictures and weights out channels last; not on a CPU, whose backward pass is slower so."""
     recompute: bool = False
-    """Compute activations again for the gradient: less memory, about a third slower."""
+    """Compute activations again for the gradient: less memory, but slower."""
     compile: bool = False
     """torch.compile: faster after minutes of compilation, where a compiler is at hand."""
 
