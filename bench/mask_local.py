@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import asymvq
 from asymvq.crop import centre_crop
@@ -23,7 +25,11 @@ from asymvq.metrics import border_error, masked_error, seam_error
 from asymvq.pictures import read_picture
 
 DEMO = Path(asymvq.__file__).parent / "assets" / "demo.safetensors"
-MEASURES = {"in the mask": masked_error, "its outer 4 px": border_error, "seam": seam_error}
+MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {
+    "in the mask": masked_error,
+    "its outer 4 px": border_error,
+    "seam": seam_error,
+}
 REGIONS = ("full", "masked")
 
 
