@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from . import lean
 from .autoencoder import AsymmetricAutoencoder, check_decode_arguments
 from .config import AutoencoderConfig, MaskReduction
 from .decoder import reduce_mask
@@ -297,10 +299,11 @@ def _decode_finite(
     """One pass of the network; once more in float32 where half precision overflowed."""
     for precision in dict.fromkeys((dtype, torch.float32)):
         z = latent.to(device, precision)
+        network = partial(lean.decode, vae) if lean.pays(vae, z) else vae.decode
         if image is None or mask is None:
-            pixels = vae.decode(z)
+            pixels = network(z)
         else:
-            pixels = vae.decode(z, image=image.to(device, precision), mask=(mask > 0).to(device, precision))
+            pixels = network(z, image=image.to(device, precision), mask=(mask > 0).to(device, precision))
         if torch.isfinite(pixels).all():
             return pixels
         if precision != torch.float32:
