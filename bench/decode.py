@@ -3,9 +3,8 @@
     python bench/decode.py [--preset tiny base] [--sizes 512 1024] [--masks 0.1 256px] [--repeats 3] [--json FILE]
 
 Full decodes of either, then mask-local ones of ours, with random weights. Times are medians of calls that take turns.
-Memory is what a decode adds at its peak: on a CPU the process's resident memory, each decode in a process of its own;
 Memory is what a decode adds at its peak: on a CPU the resident memory of a process of its own, on CUDA the allocator's.
-
+The share of peak is that of the device's speed at a product of 4096² matrices in the same type.
 """
 
 from __future__ import annotations
