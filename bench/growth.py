@@ -1,0 +1,154 @@
+"""How the cost of a decode grows: with the picture, with the mask, with the number of frames; and a very large picture.
+
+    python bench/growth.py size [--plot FILE]     time over the picture's side at a mask of 256²
+    python bench/growth.py mask [--plot FILE]     time over the mask's share of a picture of 1024²
+    python bench/growth.py huge                   8192² with a mask of 512²: time and peak memory
+    python bench/growth.py frames                 1, 8 and 64 frames of 512², decoded in full: peak memory
+
+Random latents and pictures, a square mask in the middle, the bundled VAE or another. Pictures stay in main memory; the
+network is on --device. Times are medians of calls that take turns, after one that does not count. Memory is what a
+decode adds to its process at the peak: on a CPU resident memory, on CUDA the allocator's; each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from chart import draw_chart
+from torch import Tensor
+
+import asymvq
+
+DEMO = Path(asymvq.__file__).parent / "assets" / "demo.safetensors"
+SIZES = (512, 768, 1024, 1536, 2048)
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+FRAMES = (1, 8, 64)
+HUGE, HUGE_MASK = 8192, 512
+MIB = 2**20
+
+
+def decoder(
+    vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int = 1
+) -> Callable[[], Tensor]:
+    """A decode of `frames` pictures of size² with one mask of side²."""
+    factor = vae.config.factor
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(frames, vae.config.latent_channels, size // factor, size // factor, generator=generator)
+    image = torch.rand(frames, 3, size, size, generator=generator).mul_(2).sub_(1)
+    mask = torch.zeros(1, 1, size, size)
+    start = (size - side) // 2
+    mask[..., start : start + side, start : start + side] = 1
+    return lambda: asymvq.decode(vae, latent, image=image, mask=mask, region=region)
+
+
+@torch.inference_mode()
+def seconds(decodes: Mapping[str, Callable[[], Tensor]], repeats: int) -> dict[str, float]:
+    taken: dict[str, list[float]] = {name: [] for name in decodes}
+    for turn in range(repeats + 1):
+        for name, decode in decodes.items():
+            start = time.perf_counter()
+            decode()  # its result is in main memory: nothing is left to wait for
+            if turn:
+                taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def resident(name: str) -> int:
+    """Bytes; VmRSS: now, VmHWM: at the highest."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"Expected {name} in /proc/self/status: memory on a CPU is measured on Linux alone.")
+
+
+@torch.inference_mode()
+def alone(vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int, device: str) -> None:
+    """Prints the seconds and the bytes that one decode takes."""
+    decode = decoder(vae, size, side, region, frames)
+    cuda = device.startswith("cuda")
+    before = torch.cuda.memory_allocated() if cuda else resident("VmRSS")
+    start = time.perf_counter()
+    decode()
+    taken = time.perf_counter() - start
+    print(taken, (torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")) - before)
+
+
+def in_own_process(args: argparse.Namespace, *case: object) -> tuple[float, int]:
+    """Seconds and bytes of `alone`."""
+    command = [sys.executable, __file__, "alone", "--vae", str(args.vae), "--device", args.device]
+    done = subprocess.run([*command, "--case", *map(str, case)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"A decode of its own process failed:\n{done.stderr.strip()}")
+    taken, peak = done.stdout.split()[-2:]
+    return float(taken), int(peak)
+
+
+def grow(args: argparse.Namespace, vae: asymvq.AsymmetricAutoencoder) -> None:
+    """Times over sizes or over shares, as a table and a plot."""
+    by_size = args.what == "size"
+    label = "side of the picture, pixels" if by_size else "mask, % of the picture"
+    curves: dict[str, list[tuple[float, float]]] = {"mask-local": [], "full": []}
+    print(f"| {label} | mask-local, s | full, s | ratio |\n|---|---|---|---|")
+    for value in args.sizes if by_size else SHARES:
+        size = int(value) if by_size else 1024
+        side = 256 if by_size else round(size * value**0.5)
+        decodes = {"mask-local": decoder(vae, size, side, "masked"), "full": decoder(vae, size, side, "full")}
+        taken = seconds(decodes, args.repeats)
+        x = value if by_size else 100 * value
+        for name, points in curves.items():
+            points.append((x, taken[name]))
+        ratio = taken["mask-local"] / taken["full"]
+        print(f"| {x:.4g} | {taken['mask-local']:.3g} | {taken['full']:.3g} | {ratio:.3g} |", flush=True)
+    if args.plot:
+        chart = draw_chart(
+            curves,
+            title="A mask of 256² in larger and larger pictures" if by_size else "A larger and larger mask in 1024²",
+            x_label=label,
+            y_label="seconds a decode",
+            log_x=by_size,
+            log_y=True,
+            x_ticks=[x for x, _ in curves["full"]],
+        )
+        chart.save(args.plot, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["size", "mask", "huge", "frames", "alone"])
+    parser.add_argument("--vae", type=Path, default=DEMO)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides in pixels, of at least 256")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--plot", type=Path, help="PNG of the curves")
+    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+
+    if args.what == "huge":
+        taken, peak = in_own_process(args, HUGE, HUGE_MASK, "masked", 1)
+        print(f"{HUGE}², mask {HUGE_MASK}²: {taken:.3g} s, {peak / MIB:.0f} MiB at the peak above its inputs,")
+        print(f"of which the result is {12 * HUGE**2 / MIB:.0f} MiB on a CPU.")
+        return
+    if args.what == "frames":
+        print("| frames of 512² | seconds a frame | peak, MiB | without the result's, MiB |\n|---|---|---|---|")
+        for frames in FRAMES:
+            taken, peak = in_own_process(args, 512, 256, "full", frames)
+            result = 0 if args.device.startswith("cuda") else 12 * 512**2 * frames
+            print(f"| {frames} | {taken / frames:.3g} | {peak / MIB:.0f} | {(peak - result) / MIB:.0f} |", flush=True)
+        return
+    vae = asymvq.load(args.vae, device=args.device, dtype=torch.float32)
+    if args.what == "alone":
+        size, side, region, frames = args.case
+        alone(vae, int(size), int(side), region, int(frames), args.device)
+        return
+    grow(args, vae)
+
+
+if __name__ == "__main__":
+    main()
