@@ -92,7 +92,7 @@ def decode(
         return source.image.expand(latent.shape[0], -1, -1, -1).float().clone()
     plan = make_plan(vae.config, latent, source, region=region, tile=tile, overlap=overlap)
     decoded = decode_network(vae, latent, source, plan, batch=batch, progress=progress)
-    return decoded if source is None else compose(decoded, source, keep)
+    return decoded if source is None else compose(decoded, source, keep, in_place=True)
 
 
 ChoiceT = TypeVar("ChoiceT", bound=Enum)
@@ -169,24 +169,34 @@ def fit_source(
     return source
 
 
-def compose(decoded: Tensor, source: Source, keep: Keep) -> Tensor:
+@torch.no_grad()
+def compose(decoded: Tensor, source: Source, keep: Keep, *, in_place: bool = False) -> Tensor:
     """Puts a decoded picture back into its source.
 
     Args:
         decoded: (B, 3, h, w), the source's window, in the source's own range of values.
         source: in any range; kept pixels come back bit for bit under `Keep.EXACT`.
+        in_place: whether `decoded` may be overwritten: then the result takes its memory where the window is the whole
+            picture.
 
     Returns:
         (B, 3, H, W) of the source's full size.
     """
     top, left, height, width = source.window
-    result = source.image.to(decoded.device, decoded.dtype).expand(decoded.shape[0], -1, -1, -1).clone()
-    target = result[..., top : top + height, left : left + width]
-    if keep is Keep.EXACT:
-        alpha = source.crop(source.mask).to(decoded.device, decoded.dtype)
+    if source.image.shape[-2:] == decoded.shape[-2:]:
+        result = decoded if in_place else torch.empty_like(decoded)
+    else:
+        result = source.image.to(decoded.device, decoded.dtype).expand(decoded.shape[0], -1, -1, -1).clone()
+    # picture by picture, so that a long batch takes no more memory than its result
+    for i in range(decoded.shape[0]):
+        target = result[i, :, top : top + height, left : left + width]
+        if keep is Keep.NETWORK:
+            target.copy_(decoded[i])
+            continue
+        part = source.slice(i, i + 1)
+        original, alpha = (part.crop(t)[0].to(decoded) for t in (part.image, part.mask))
         # lerp alone would do, were it not for values that are not finite under a zero weight
-        decoded = torch.where(alpha > 0, torch.lerp(target, decoded, alpha), target)
-    target.copy_(decoded)
+        torch.where(alpha > 0, torch.lerp(original, decoded[i], alpha), original, out=target)
     return result
 
 
@@ -198,8 +208,13 @@ def make_plan(
     region: Region = Region.AUTO,
     tile: int | None = None,
     overlap: int | None = None,
+    context: int = CONTEXT,
 ) -> Plan:
-    """Which tiles to decode. Arguments and errors as `decode`; `source` is what `fit_source` made of image and mask."""
+    """Which tiles to decode.
+
+    Arguments and errors as `decode`; `source` is what `fit_source` made of image and mask, `context` the pixels around
+    the mask that a mask-local decode is shown, in whole cells of the latent.
+    """
     factor = config.factor
     height, width = latent.shape[-2:]
     cells = None if tile is None else tile // factor
@@ -208,15 +223,15 @@ def make_plan(
     if source is None or region is Region.FULL:
         return full
     touched = reduce_mask(source.crop(source.mask), (height, width), MaskReduction.ANY)[:, 0] > 0
-    context = -(-CONTEXT // factor)
+    around = -(-context // factor)
     pictures = tuple(
-        tuple(plan_masked(mask, context=context, tile=cells, overlap=min(shared, context))) for mask in touched
+        tuple(plan_masked(mask, context=around, tile=cells, overlap=min(shared, around))) for mask in touched
     )
     if region is Region.AUTO:
         areas = [sum(part.area for part in tiles) for tiles in pictures]
         if sum(areas) / len(areas) > AUTO_SHARE * sum(part.area for part in full.of(0)):
             return full
-    return Plan(pictures, context)
+    return Plan(pictures, around)
 
 
 @torch.no_grad()
@@ -283,8 +298,8 @@ def _finish(output: Tensor, weights: Tensor, source: Source | None) -> None:
         return
     output.div_(weights.clamp(min=torch.finfo(weights.dtype).tiny))
     if source is not None:
-        left_out = (weights == 0).expand_as(output)
-        output[left_out] = source.crop(source.image)[0].to(output)[left_out]
+        # not by a boolean index, whose positions take several times the picture's memory
+        torch.where(weights == 0, source.crop(source.image)[0].to(output), output, out=output)
 
 
 def _decode_finite(

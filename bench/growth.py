@@ -109,11 +109,13 @@ def grow(args: argparse.Namespace, vae: asymvq.AsymmetricAutoencoder) -> None:
     if args.plot:
         chart = draw_chart(
             curves,
-            title="A mask of 256² in larger and larger pictures" if by_size else "A larger and larger mask in 1024²",
+            title="A mask of 256×256 in larger and larger pictures"
+            if by_size
+            else "Larger and larger masks in 1024×1024",
             x_label=label,
             y_label="seconds a decode",
             log_x=by_size,
-            log_y=True,
+            log_y=by_size,
             x_ticks=[x for x, _ in curves["full"]],
         )
         chart.save(args.plot, optimize=True)

@@ -102,6 +102,23 @@ class TestKeptPixels:
         kept = (mask == 0).expand_as(output)
         assert torch.equal(output[kept], image[kept])
 
+    @pytest.mark.parametrize("keep", list(Keep))
+    @pytest.mark.parametrize("spare", [(0, 0), (2, 3)])
+    def test_composing_in_place_gives_the_same_and_otherwise_leaves_its_input(self, vae, keep, spare):
+        latent, image, _ = make_case(count=2)
+        image = torch.nn.functional.pad(image, (0, spare[1], 0, spare[0]))
+        rng = np.random.default_rng(5)
+        masks = torch.stack([random_thick_mask(*image.shape[-2:], rng) for _ in range(2)])
+        source = fit_source(vae.config, latent, image=image, mask=masks)
+        decoded = torch.rand(2, 3, 24, 32)
+        before = decoded.clone()
+        output = compose(decoded, source, keep)
+        assert torch.equal(decoded, before)
+        assert output.data_ptr() != decoded.data_ptr()
+        reused = compose(decoded, source, keep, in_place=True)
+        assert torch.equal(reused, output)
+        assert (reused.data_ptr() == decoded.data_ptr()) == (spare == (0, 0))
+
 
 class TestMasks:
     def test_a_mask_of_ones_is_a_plain_decode(self, vae):
