@@ -109,9 +109,9 @@ def grow(args: argparse.Namespace, vae: asymvq.AsymmetricAutoencoder) -> None:
     if args.plot:
         chart = draw_chart(
             curves,
-            title="A mask of 256×256 in larger and larger pictures"
+            title="A mask of 256 by 256 in larger and larger pictures"
             if by_size
-            else "Larger and larger masks in 1024×1024",
+            else "Larger and larger masks in 1024 by 1024",
             x_label=label,
             y_label="seconds a decode",
             log_x=by_size,
