@@ -44,7 +44,7 @@ class Region(str, Enum):
     """All of it."""
 
 
-CONTEXT = 32
+CONTEXT = 48
 """Pixels around the mask that a mask-local decode is shown."""
 AUTO_SHARE = 0.8
 """Of the full decode's area: what a mask-local one may take at most to be chosen."""

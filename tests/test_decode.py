@@ -204,8 +204,8 @@ class TestRegion:
             far[..., 130:, :] = True
             assert torch.equal(output[far.expand_as(output)], image[far.expand_as(output)])
             assert not torch.equal(output[..., 40:60, 16:48], image[..., 40:60, 16:48])
-        # 20 × 32 pixels with 32 around them, of which 16 lie outside the picture on the left
-        assert seen == [84 * 80 // FACTOR**2] * 2
+        # 20 × 32 pixels with 48 around them, of which 8 lie outside the picture above and 32 on the left
+        assert seen == [108 * 96 // FACTOR**2] * 2
 
     def test_auto_takes_what_is_less(self, vae, monkeypatch):
         latent, image, _ = make_case(256, 256)
@@ -217,7 +217,7 @@ class TestRegion:
         scattered[..., ::30, ::30] = 1
         asymvq.decode(vae, latent, image=image, mask=scattered)
         asymvq.decode(vae, latent)
-        assert sizes == [(21, 20), (64, 64), (64, 64)]
+        assert sizes == [(27, 24), (64, 64), (64, 64)]
 
     def test_each_picture_of_a_batch_has_its_own_region_and_equal_tiles_go_together(self, vae, monkeypatch):
         latent, image, _ = make_case(256, 256, count=3)
