@@ -80,6 +80,9 @@ def host(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNam
     comfy.cli_args.args.base_directory = str(base)
     import folder_paths
 
+    # as main.py does: nodes.py puts comfy/ first on sys.path, whose utils.py would hide the host's utils/
+    import utils.extra_config  # noqa: F401
+
     import nodes
 
     # as the host's main.py does
