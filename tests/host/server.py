@@ -19,7 +19,7 @@ RUN_SECONDS = 300
 class Server:
     """ComfyUI on a free port of this machine, on the CPU, with its data in `base`."""
 
-    def __init__(self, host: Path, base: Path) -> None:
+    def __init__(self, host: Path, base: Path, environment: dict[str, str] | None = None) -> None:
         self.base = base
         self._log_path = base / "server.log"
         with socket.socket() as probe:
@@ -31,7 +31,7 @@ class Server:
             "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
         with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(command, cwd=host, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(command, cwd=host, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     @property
     def log(self) -> str:
