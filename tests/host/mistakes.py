@@ -1,6 +1,6 @@
 """What artists get wrong, as graphs to queue. Run as a program, prints docs/errors.md from a real host's messages:
 
-python -m tests.host.mistakes > docs/errors.md
+cd tests && python -m host.mistakes > ../docs/errors.md
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ HEAD = """\
 # What goes wrong, and what the node says
 
 Each of these graphs was queued in a real ComfyUI; the message is the one that the artist reads on the node that fails.
-`python -m tests.host.mistakes > docs/errors.md` writes this page, `pytest tests/host/test_mistakes.py` holds it.
+`cd tests && python -m host.mistakes > ../docs/errors.md` writes this page, `pytest tests/host/test_mistakes.py` holds it.
 All messages say what was expected, what came, and what to do.
 
 | mistake | node | message |
