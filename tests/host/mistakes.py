@@ -271,6 +271,7 @@ def start_server(base: Path) -> Server:
 def row(mistake: Mistake, error: dict[str, Any], name: str, base: Path) -> str:
     """Of the table; the base folder is left out of paths."""
     message = error["exception_message"].strip().replace(f"{base}{os.sep}", "").replace(str(base), "ComfyUI")
+    message = message.replace(str(base.parent), "…")
     message = re.sub(r"\s+", " ", message).replace("|", "\\|").replace("<", "\\<")
     return f"| {mistake.what} | {name} | {message} |"
 
@@ -279,7 +280,7 @@ HEAD = """\
 # What goes wrong, and what the node says
 
 Each of these graphs was queued in a real ComfyUI; the message is the one that the artist reads on the node that fails.
-`cd tests && python -m host.mistakes > ../docs/errors.md` writes this page, `pytest tests/host/test_mistakes.py` holds it.
+`cd tests && python -m host.mistakes > ../docs/errors.md` writes this page, `tests/host/test_mistakes.py` holds it.
 All messages say what was expected, what came, and what to do.
 
 | mistake | node | message |
