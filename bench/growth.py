@@ -1,6 +1,8 @@
 """How the cost of a decode grows: with the picture, with the mask, with the number of frames; and a very large picture.
 
-    python bench/growth.py size [--plot FILE]     time over the picture's side at a mask of 256²
+    python bench/growth.py size [--diffusers] [--plot FILE]
+                                                  time over the picture's side at a mask of 256²; --diffusers: also that
+                                                  of diffusers' AsymmetricAutoencoderKL with the same weights
     python bench/growth.py mask [--plot FILE]     time over the mask's share of a picture of 1024²
     python bench/growth.py huge                   8192² with a mask of 512²: time and peak memory
     python bench/growth.py frames                 1, 8 and 64 frames of 512², decoded in full: peak memory
@@ -16,9 +18,11 @@ import argparse
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from chart import draw_chart
@@ -34,10 +38,8 @@ HUGE, HUGE_MASK = 8192, 512
 MIB = 2**20
 
 
-def decoder(
-    vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int = 1
-) -> Callable[[], Tensor]:
-    """A decode of `frames` pictures of size² with one mask of side²."""
+def inputs(vae: asymvq.AsymmetricAutoencoder, size: int, side: int, frames: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents and pictures of size², one mask of side²."""
     factor = vae.config.factor
     generator = torch.Generator().manual_seed(0)
     latent = torch.randn(frames, vae.config.latent_channels, size // factor, size // factor, generator=generator)
@@ -45,7 +47,28 @@ def decoder(
     mask = torch.zeros(1, 1, size, size)
     start = (size - side) // 2
     mask[..., start : start + side, start : start + side] = 1
+    return latent, image, mask
+
+
+def decoder(
+    vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int = 1
+) -> Callable[[], Tensor]:
+    """A decode of `frames` pictures of size² with one mask of side²."""
+    latent, image, mask = inputs(vae, size, side, frames)
     return lambda: asymvq.decode(vae, latent, image=image, mask=mask, region=region)
+
+
+def diffusers_decoder(vae: asymvq.AsymmetricAutoencoder, size: int, side: int) -> Callable[[], Tensor]:
+    """As `decoder`, full, by diffusers with the same weights and kept pixels as its network gives them."""
+    from diffusers import AsymmetricAutoencoderKL
+
+    with tempfile.TemporaryDirectory() as folder:
+        asymvq.save(vae, Path(folder) / "vae", layout="diffusers")
+        model: Any = AsymmetricAutoencoderKL.from_pretrained(Path(folder) / "vae")
+    device = next(vae.parameters()).device
+    latent, image, mask = (x.to(device) for x in inputs(vae, size, side))
+    model = model.to(device).eval()
+    return lambda: model.decode(latent, image=image, mask=mask).sample.cpu()
 
 
 @torch.inference_mode()
@@ -94,18 +117,22 @@ def grow(args: argparse.Namespace, vae: asymvq.AsymmetricAutoencoder) -> None:
     """Times over sizes or over shares, as a table and a plot."""
     by_size = args.what == "size"
     label = "side of the picture, pixels" if by_size else "mask, % of the picture"
-    curves: dict[str, list[tuple[float, float]]] = {"mask-local": [], "full": []}
-    print(f"| {label} | mask-local, s | full, s | ratio |\n|---|---|---|---|")
+    names = ["mask-local", "full", *(["diffusers"] if args.diffusers else [])]
+    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    print(f"| {label} | {' | '.join(f'{name}, s' for name in names)} | mask-local ÷ full |")
+    print("|---" * (len(names) + 2) + "|")
     for value in args.sizes if by_size else SHARES:
         size = int(value) if by_size else 1024
         side = 256 if by_size else round(size * value**0.5)
         decodes = {"mask-local": decoder(vae, size, side, "masked"), "full": decoder(vae, size, side, "full")}
+        if args.diffusers:
+            decodes["diffusers"] = diffusers_decoder(vae, size, side)
         taken = seconds(decodes, args.repeats)
         x = value if by_size else 100 * value
         for name, points in curves.items():
             points.append((x, taken[name]))
-        ratio = taken["mask-local"] / taken["full"]
-        print(f"| {x:.4g} | {taken['mask-local']:.3g} | {taken['full']:.3g} | {ratio:.3g} |", flush=True)
+        times = " | ".join(f"{taken[name]:.3g}" for name in names)
+        print(f"| {x:.4g} | {times} | {taken['mask-local'] / taken['full']:.3g} |", flush=True)
     if args.plot:
         chart = draw_chart(
             curves,
@@ -128,6 +155,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides in pixels, of at least 256")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--diffusers", action="store_true", help="also diffusers' decoder, in full")
     parser.add_argument("--plot", type=Path, help="PNG of the curves")
     parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
