@@ -24,9 +24,6 @@ class ConditionConfig:
     sees_mask: bool = False
     """Whether its first convolution also takes the mask (ASUKA) or the masked picture alone (the paper)."""
     mask_reduction: MaskReduction = MaskReduction.NEAREST
-    coarsest: bool = True
-    """Whether kept features are blended in at the latent's resolution too, as the paper does. They hide what the kept
-    latents know of the pixels beside them; only the native layout can do without."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,7 @@ class AutoencoderConfig:
 
         Each equals the width of the decoder's features where the map is blended in.
         """
-        maps = (*self.decoder_channels, self.decoder_channels[-1])
-        return maps if self.condition is None or self.condition.coarsest else maps[:-1]
+        return (*self.decoder_channels, self.decoder_channels[-1])
 
     def to_dict(self) -> dict[str, Any]:
         """As `json.dumps` takes it, and `from_dict` takes back."""
@@ -100,9 +96,7 @@ class AutoencoderConfig:
         try:
             if (condition := data.get("condition")) is not None:
                 data["condition"] = ConditionConfig(
-                    bool(condition["sees_mask"]),
-                    MaskReduction(condition["mask_reduction"]),
-                    bool(condition.get("coarsest", True)),
+                    bool(condition["sees_mask"]), MaskReduction(condition["mask_reduction"])
                 )
             for name in ("decoder_channels", "encoder_channels"):
                 if data.get(name) is not None:

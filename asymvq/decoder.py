@@ -84,8 +84,8 @@ class Decoder(nn.Module):
             assert self.condition_encoder is not None
             conditions = self.condition_encoder(image, mask)
         h = self.mid(self.conv_in(latent))
-        for i, level in reversed(list(enumerate(self.up))):
-            if len(conditions) == i + 2 and mask is not None:
+        for level in reversed(self.up):
+            if conditions and mask is not None:
                 # popped, so that each map is freed as soon as it is blended in
                 h = blend(conditions.pop(), h, reduce_mask(mask, h.shape[-2:], self.mask_reduction))
             h = level(h)

@@ -26,22 +26,18 @@ _FACTORS = {"base": (1.0, 0), "1.5x": (1.5, 1), "2x": (2.0, 3)}
 """Width factor and added blocks a level that make the paper's decoders of the stock one."""
 
 
-def grown_config(config: AutoencoderConfig, preset: str, *, coarsest_condition: bool = True) -> AutoencoderConfig:
+def grown_config(config: AutoencoderConfig, preset: str) -> AutoencoderConfig:
     """The shape that `preset` makes of a VAE's decoder. It always has a condition.
 
     Args:
         preset: "base", "1.5x" or "2x", the paper's steps from the stock decoder (a published decoder asked to become
             what it is stays as it is); or a width factor and added residual blocks a level, e.g. "1.25x+2".
-        coarsest_condition: False leaves the coarsest condition map out (`ConditionConfig.coarsest`).
 
     Raises:
         ValueError: another word, or widths that GroupNorm cannot divide.
     """
-    condition = config.condition or ConditionConfig()
-    if not coarsest_condition:
-        condition = dataclasses.replace(condition, coarsest=False)
     if preset_name(config) == preset:
-        return dataclasses.replace(config, condition=condition)
+        return config
     if preset in _FACTORS:
         width, depth = _FACTORS[preset]
     elif match := re.fullmatch(r"(\d+(?:\.\d+)?)x\+(\d+)", preset):
@@ -61,7 +57,7 @@ def grown_config(config: AutoencoderConfig, preset: str, *, coarsest_condition: 
         config,
         decoder_channels=tuple(round(c) for c in channels),
         decoder_blocks=config.decoder_blocks + depth,
-        condition=condition,
+        condition=config.condition or ConditionConfig(),
     )
 
 
@@ -72,8 +68,7 @@ def grow(vae: AsymmetricAutoencoder, config: AutoencoderConfig, *, seed: int = 0
     A condition encoder that `vae` does not have gets fresh weights.
 
     Args:
-        config: from `grown_config`, or any that differs in the decoder's widths (wider), blocks (more) and condition
-            (new, or without its coarsest map).
+        config: from `grown_config`, or any that differs in the decoder's widths (wider), blocks (more) and condition.
         seed: of the uneven shares and the fresh weights.
 
     Raises:
@@ -160,8 +155,7 @@ def _check_growth(old: AutoencoderConfig, new: AutoencoderConfig) -> None:
             (*old.decoder_channels, old.decoder_blocks), (*new.decoder_channels, new.decoder_blocks), strict=True
         )
     )
-    kept = old.condition is None or new.condition in (old.condition, dataclasses.replace(old.condition, coarsest=False))
-    if same != old or not larger or not kept:
+    if same != old or not larger or (old.condition is not None and new.condition != old.condition):
         raise ValueError(f"Expected a shape that {old} can grow into, but got {new}. Only its decoder may be larger.")
 
 

@@ -49,7 +49,6 @@ CONFIGS = {
     "tiny": TINY,
     "stock": STOCK,
     "asuka": ASUKA,
-    "no coarsest map": dataclasses.replace(TINY, condition=ConditionConfig(coarsest=False)),
     "decoder alone": dataclasses.replace(TINY, encoder_channels=None, quant_conv=False),
     "unusual": dataclasses.replace(STOCK, image_channels=4, condition=ConditionConfig(True), norm_groups=8),
 }
@@ -133,7 +132,6 @@ def test_diffusers_weights_alone(tmp_path, tiny):
         {"post_quant_conv": False},
         {"condition": ConditionConfig(sees_mask=True)},
         {"condition": ConditionConfig(mask_reduction=MaskReduction.ANY)},
-        {"condition": ConditionConfig(coarsest=False)},
         {"decoder_channels": (32, 64, 64), "encoder_channels": (32, 64, 64)},
         {"decoder_channels": (32, 96, 64, 64)},
         {"decoder_channels": (64, 64, 64, 64)},

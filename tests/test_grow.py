@@ -42,11 +42,6 @@ class TestConfig:
         assert config.decoder_blocks == 5
         assert config.condition == ConditionConfig()
 
-    def test_the_coarsest_condition_map_can_be_left_out(self):
-        config = grown_config(STOCK, "2x", coarsest_condition=False)
-        assert config.condition == ConditionConfig(coarsest=False)
-        assert config.condition_channels == config.decoder_channels
-
     @pytest.mark.parametrize(
         ("preset", "message"),
         [("huge", "like \"1.5x\\+1\", but got 'huge'"), ("1.1x+0", "multiples of 8"), ("0.5x+1", "1 or more")],
@@ -78,21 +73,6 @@ def test_the_condition_grows_along(make_vae, blob_mask):
     latent = vae.encode(image)
     expected = vae.decode(latent, image=image, mask=mask)
     torch.testing.assert_close(grown.decode(latent, image=image, mask=mask), expected, atol=1e-4, rtol=0)
-
-
-@torch.no_grad()
-def test_the_other_maps_stay_when_the_coarsest_is_dropped(make_vae, blob_mask):
-    vae = make_vae(dataclasses.replace(STOCK, condition=ConditionConfig()))
-    grown = grow(vae, grown_config(vae.config, "base", coarsest_condition=False))
-    image, mask = torch.rand(1, 3, 32, 48) * 2 - 1, blob_mask(32, 48)
-    before, after = (v.decoder.condition_encoder(image, mask) for v in (vae, grown))
-    assert len(before) == len(after) + 1
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=False))
-    latent = vae.encode(image)
-    assert not torch.equal(
-        vae.decode(latent, image=image, mask=mask), grown.decode(latent, image=image, mask=mask)
-    )  # the coarsest map did matter
-    assert torch.equal(vae.decode(latent), grown.decode(latent))
 
 
 @torch.no_grad()

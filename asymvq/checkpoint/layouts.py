@@ -194,12 +194,7 @@ def _config_from_shapes(state: Mapping[str, Tensor], norm_groups: int) -> Autoen
     condition = None
     if "decoder.condition_encoder.layers.0.weight" in state:
         sees_mask = _shape(state, "decoder.condition_encoder.layers.0.weight")[1] == image_channels + 1
-        levels = len(_level_channels(state, "decoder.up"))
-        condition = ConditionConfig(
-            sees_mask,
-            MaskReduction.ANY if sees_mask else MaskReduction.NEAREST,
-            coarsest=f"decoder.condition_encoder.layers.{levels}.weight" in state,
-        )
+        condition = ConditionConfig(sees_mask, MaskReduction.ANY if sees_mask else MaskReduction.NEAREST)
     try:
         return AutoencoderConfig(
             latent_channels=_shape(state, "decoder.conv_in.weight")[1],

@@ -100,8 +100,6 @@ def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
             "has a condition that sees the masked picture alone, and nearest masks",
             f"sees_mask={config.condition.sees_mask}, mask_reduction={config.condition.mask_reduction.value}",
         )
-    if not config.condition.coarsest:
-        raise _not_in_diffusers("has a condition at every level", "one without the coarsest map")
     if not (config.quant_conv and config.post_quant_conv):
         raise _not_in_diffusers("has quant_conv and post_quant_conv", "an asymmetric VAE without them")
     if config.condition_channels != _diffusers_condition_channels(config):

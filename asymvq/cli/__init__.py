@@ -106,10 +106,6 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help='size of the decoder against --base: base (default), 1.5x or 2x as in the paper, or a width factor and '
         'added blocks, e.g. "1.25x+2"',
     )  # fmt: skip
-    train.add_argument(
-        "--no-coarsest-condition", action="store_true",
-        help="blend kept features in at the finer levels alone, so that the kept latents stay visible next to the mask",
-    )  # fmt: skip
     train.add_argument("--data", type=Path, required=True, metavar="DIR", help="pictures, also in folders below")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors to write")
     train.add_argument("--recipe", choices=["quick", "paper", "fidelity"], default="quick", help="(default: quick)")

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out.suffix.lower() != ".safetensors":
         raise ValueError(f"Expected --out to end in .safetensors, but got {args.out}.")
     vae = load(args.base, dtype=torch.float32)
-    config = grown_config(vae.config, args.preset, coarsest_condition=not args.no_coarsest_condition)
+    config = grown_config(vae.config, args.preset)
     pictures = Pictures.from_folder(args.data, crop=recipe.crop, crop_scale=recipe.crop_scale)
     with joined(device) as (processes, own_device):
         training = Training(
