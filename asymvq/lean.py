@@ -69,9 +69,9 @@ def _decode_one(decoder: Decoder, latent: Tensor, condition: tuple[Tensor, Tenso
         assert isinstance(level, UpLevel)
         if condition is not None and fine is not None and encoder is not None:
             reduced = reduce_mask(condition[1], (h.shape[-2], h.shape[-1]), decoder.mask_reduction)
-            if i == 0 and len(encoder.layers) > 1:
+            if i == 0:
                 _blend_in_place(h, encoder, fine, reduced, layers=2)
-            elif i > 0 and len(maps) == i:
+            else:
                 h = blend(maps.pop(), h, reduced)
         h = _level(level, h)
     if condition is not None and fine is not None and encoder is not None:

@@ -13,7 +13,6 @@ CONFIGS = {
     "paper": TINY,
     "stock": dataclasses.replace(TINY, condition=None, post_quant_conv=False),
     "ASUKA": dataclasses.replace(TINY, condition=ConditionConfig(True, MaskReduction.ANY)),
-    "no coarsest map": dataclasses.replace(TINY, condition=ConditionConfig(coarsest=False)),
     "one level": dataclasses.replace(TINY, decoder_channels=(32,), encoder_channels=(32,)),
     "finest level the widest": dataclasses.replace(TINY, decoder_channels=(64, 32, 64)),
 }
