@@ -37,11 +37,12 @@ class Server:
     def log(self) -> str:
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, kind: str = "AsymVQLoader") -> None:
+        """Until the host knows this node."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                self.get("/object_info/AsymVQLoader")
+                self.get(f"/object_info/{kind}")
                 return
             except OSError:
                 time.sleep(0.5)
