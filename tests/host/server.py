@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,21 @@ class Server:
                 number = json.load(response)["prompt_id"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"not a valid graph: {error.read().decode()}") from error
+        return self.wait_for(number)
+
+    def wait_for(self, number: str) -> dict[str, Any]:
+        """The history of a queued graph, when it has ended."""
+        return self._wait(lambda: self.get(f"/history/{number}").get(number))
+
+    def wait_for_new(self, known: Container[str]) -> dict[str, Any]:
+        """The first history of a graph that is not among the known ones."""
+        return self._wait(lambda: next((h for number, h in self.get("/history").items() if number not in known), None))
+
+    def _wait(self, look: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
         deadline = time.monotonic() + RUN_SECONDS
         while time.monotonic() < deadline:
-            if history := self.get(f"/history/{number}"):
-                return history[number]
+            if history := look():
+                return history
             assert self._process.poll() is None, self.log[-3000:]
             time.sleep(0.2)
         raise TimeoutError(f"the graph did not end:\n{self.log[-3000:]}")

@@ -1,0 +1,119 @@
+"""The workflows as an artist meets them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host.conftest import PACK
+
+from .conftest import FOLDER, WORKFLOWS, Frontend, models_of
+
+EVERY = pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+NEEDS_FILES = pytest.mark.parametrize("workflow", [w for w in WORKFLOWS if models_of(w)], ids=lambda path: path.stem)
+
+GRAPH = """() => ({
+    nodes: app.rootGraph.nodes.map(node => ({
+        id: node.id, type: node.type, title: node.title, red: !!node.has_errors,
+        known: node.type in LiteGraph.registered_node_types,
+        box: Array.from(node.boundingRect),
+    })),
+    links: [...app.rootGraph.links.values()].map(link => {
+        const from = app.rootGraph.getNodeById(link.origin_id), to = app.rootGraph.getNodeById(link.target_id)
+        return {
+            sound: from?.outputs[link.origin_slot]?.links?.includes(link.id) === true
+                && to?.inputs[link.target_slot]?.link === link.id
+        }
+    }),
+})"""
+
+
+def overlap(a: list[float], b: list[float]) -> bool:
+    """Of (x, y, width, height)."""
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
+
+
+@EVERY
+@pytest.mark.usefixtures("models_at_hand")
+def test_it_opens_whole_and_converts(frontend: Frontend, workflow: Path) -> None:
+    saved = json.loads(workflow.read_text("utf-8"))
+    frontend.open(workflow.stem)
+    graph = frontend.page.evaluate(GRAPH)
+
+    assert not [node["type"] for node in graph["nodes"] if not node["known"]]
+    assert not [node["title"] for node in graph["nodes"] if node["red"]]
+    assert len(graph["links"]) == len(saved["links"])
+    assert all(link["sound"] for link in graph["links"])
+    assert all(node["title"] for node in graph["nodes"])
+    assert not [
+        (a["title"], b["title"]) for a, b in itertools.combinations(graph["nodes"], 2) if overlap(a["box"], b["box"])
+    ]
+    assert frontend.page.get_by_text("View details").count() == 0, frontend.page.inner_text("body")
+
+    prompt = frontend.page.evaluate("async () => (await app.graphToPrompt()).output")
+    kinds = frontend.server.get("/object_info")
+    assert prompt
+    for node in prompt.values():
+        required: dict[str, Any] = kinds[node["class_type"]]["input"].get("required", {})
+        given = {name.split(".")[0] for name in node["inputs"]}
+        assert required.keys() <= given, node["class_type"]
+    assert not frontend.complaints
+
+
+def test_quickstart_runs(frontend: Frontend) -> None:
+    frontend.open("quickstart")
+    prompt = frontend.page.evaluate("async () => (await app.graphToPrompt()).output")
+    saved = json.loads((PACK / "tests" / "host" / "prompts" / "quickstart.json").read_text("utf-8"))
+    assert {key: node["class_type"] for key, node in prompt.items()} == {
+        key: node["class_type"] for key, node in saved.items()
+    }
+
+    history = frontend.run()
+    assert history["status"]["status_str"] == "success", history["status"]
+    assert history["outputs"]
+    assert not frontend.complaints
+
+
+def test_train_decoder_runs(frontend: Frontend) -> None:
+    """With few steps: a CPU is slow."""
+    frontend.open("train_decoder")
+    frontend.set_widget("AsymVQTrain", "steps", 4)
+    history = frontend.run()
+    assert history["status"]["status_str"] == "success", history["status"]
+    assert list((frontend.server.base / "output" / "vae").rglob("*.safetensors"))
+    assert not frontend.complaints
+
+
+@NEEDS_FILES
+def test_missing_models_are_named_with_folder_and_link(frontend: Frontend, workflow: Path) -> None:
+    frontend.open(workflow.stem)
+    frontend.page.get_by_text("View details").click()
+    frontend.page.get_by_text("Missing Models").first.wait_for()
+    shown = frontend.page.inner_text("body")
+    models = models_of(workflow)
+    for model in models:
+        assert model.name in shown
+        assert model.directory in shown
+
+    links = set()
+    for button in frontend.page.get_by_role("button", name="Copy URL").all():
+        button.click()
+        page = frontend.page.evaluate("navigator.clipboard.readText()")
+        links.add(page.replace("/blob/", "/resolve/"))  # it copies the address of the file's page
+    assert links == {model.url for model in models}
+
+
+def test_the_template_browser_shows_them(frontend: Frontend) -> None:
+    frontend.open_empty()
+    frontend.page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = frontend.page.get_by_role("dialog")
+    dialog.get_by_text(FOLDER).first.click()
+    frontend.page.wait_for_function(
+        "count => [...document.querySelectorAll('[role=dialog] img')].filter(i => i.naturalWidth).length === count",
+        arg=len(WORKFLOWS),
+    )
+    pictures = frontend.page.evaluate("[...document.querySelectorAll('[role=dialog] img')].map(i => i.alt)")
+    assert sorted(pictures) == [workflow.stem for workflow in WORKFLOWS]
