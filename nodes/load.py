@@ -74,7 +74,7 @@ class AsymVQLoader(io.ComfyNode):
                     tooltip="What to compute in. auto: as ComfyUI does on this device, and fp32 for very small VAEs.",
                 ),
             ],
-            outputs=[io.Vae.Output()],
+            outputs=[io.Vae.Output(tooltip="For Asymmetric VQGAN Decode, and every stock VAE node.")],
         )
 
     @classmethod
