@@ -70,7 +70,8 @@ def decode(
         latent: (B, C, h, w), unscaled.
         image: (B or 1, 3, H, W) in [-1, 1], the source. Its sides may exceed the latent's by less than the factor:
             the border that an encoder crops off centrally is put back.
-        mask: (B or 1, 1, H, W) in [0, 1], 1 = edited. The network is shown mask > 0; softness is for the last blend.
+        mask: (B or 1, 1, H, W) in [0, 1] or bool, 1 = edited. The network is shown mask > 0; softness is for the last
+            blend.
         region: "full" decodes everything, "masked" only what the mask touches and its surroundings, "auto" what is
             less. The cost of "masked" follows the mask's area.
         tile: longest side of a tile in pixels; None sets no limit.
@@ -142,6 +143,8 @@ def fit_source(
     if image is None or mask is None:
         check_decode_arguments(config, latent, image=image, mask=mask)
         return None
+    if not mask.is_floating_point():
+        mask = mask.float()
     for name, tensor, channels in (("image", image, config.image_channels), ("mask", mask, 1)):
         if tensor.ndim != 4 or tensor.shape[1] != channels:
             raise ValueError(f"Expected {name} of shape (B, {channels}, H, W), but got {tuple(tensor.shape)}.")

@@ -8,18 +8,26 @@ import torch
 from torch import Tensor
 
 
+def require_tensor(value: object, what: str) -> Tensor:
+    """Raises ValueError where a graph in API format holds something else in a wire's place: the host lets that pass."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"Expected {what}, but got {str(value)[:40]!r}. Connect a node's output.")
+    return value
+
+
 def latent_tensor(samples: dict[str, Any]) -> Tensor:
     """(B, C, h, w) of a LATENT.
 
     Raises:
-        ValueError: video, audio or nested latents.
+        ValueError: no latent at all, or one of video or audio.
     """
-    latent = samples["samples"]
+    latent: Any = samples.get("samples") if isinstance(samples, dict) else samples
     if getattr(latent, "is_nested", False):
         raise ValueError(
             "Expected a picture's latent, but got a nested one (video with sound). Decode it with the node of the "
             "model that made it."
         )
+    latent = require_tensor(latent, "a latent")
     if latent.ndim != 4:
         raise ValueError(
             f"Expected a picture's latent of 4 dimensions (batch, channels, height, width), but got {latent.ndim}: "
@@ -34,6 +42,7 @@ def image_tensor(image: Tensor) -> Tensor:
     Raises:
         ValueError: not a batch of colour pictures.
     """
+    image = require_tensor(image, "an image")
     if image.ndim != 4 or image.shape[-1] < 3:
         raise ValueError(f"Expected an image of shape (batch, height, width, 3), but got {tuple(image.shape)}.")
     return image[..., :3].movedim(-1, 1)
@@ -48,6 +57,7 @@ def mask_tensor(mask: Tensor, image: Tensor) -> Tensor:
     Raises:
         ValueError: not a mask, or the host's empty placeholder.
     """
+    mask = require_tensor(mask, "a mask")
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     if mask.ndim not in (2, 3):
