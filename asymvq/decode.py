@@ -143,6 +143,8 @@ def fit_source(
     if image is None or mask is None:
         check_decode_arguments(config, latent, image=image, mask=mask)
         return None
+    if latent.ndim != 4:
+        check_decode_arguments(config, latent, image=None, mask=None)
     if not mask.is_floating_point():
         mask = mask.float()
     for name, tensor, channels in (("image", image, config.image_channels), ("mask", mask, 1)):

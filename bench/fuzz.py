@@ -229,7 +229,8 @@ def call_case(number: int, seed: int, folder: Path) -> str:
         result = asymvq.decode(vae, latent, image=image, mask=mask, **options)
     except (ValueError, TypeError) as error:
         return "refused" if len(str(error)) > 30 else f"FAILED: says only {error!r}"
-    if not torch.isfinite(result).all():
+    # kept pixels come back as they came, whatever they are
+    if not torch.isfinite(result).all() and (image is None or torch.isfinite(image).all()):
         return "FAILED: NaN or infinity came out"
     return "decoded"
 

@@ -60,6 +60,8 @@ class AsymVQSave(io.ComfyNode):
             raise ValueError(
                 "Expected a VAE from Load Asymmetric VQGAN, but got one from a stock loader. Save it with VAE Save."
             )
+        if "\0" in filename_prefix:
+            raise ValueError(f"Expected a file name, but got {filename_prefix!r}. Leave out the null character.")
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
