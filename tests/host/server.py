@@ -35,6 +35,10 @@ class Server:
             self._process = subprocess.Popen(command, cwd=host, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 
