@@ -351,7 +351,7 @@ SAVE = {
     "4": {"class_type": "MaskToImage", "inputs": {"mask": ["3", 0]}},
     "5": {
         "class_type": "AsymVQCompare",
-        "inputs": {"reference": ["4", 0], "results.result0": ["4", 0], "mask": ["3", 0], "labels": "a",
+        "inputs": {"reference": ["4", 0], "results.result_1": ["4", 0], "mask": ["3", 0], "labels": "a",
                    "compare": "kept pixels", "amplify": 10.0},
     },
     "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},

@@ -3,8 +3,8 @@
     python bench/load.py --host COMFYUI [--prompts 200] [--interrupts 50] [--seed 0] [--plot FILE] [--json FILE]
 
 Graphs of our nodes and stock ones with the bundled VAE, on the CPU, no two the same, so that no result comes from a
-cache. After each the resident memory of the host's process is taken. Then decodes and trainings are interrupted at random
-moments, and after each a graph has to work. The exit status is 1 if any failed.
+cache. After each the resident memory of the host's process is taken. Then decodes and trainings are interrupted at
+random moments, and after each a graph has to work. The exit status is 1 if any failed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def graph(number: int, rng: random.Random) -> dict[str, Any]:
             "latent": node("VAEEncode", pixels=["pictures", 2], vae=["vae", 0]),
             "last": node("AsymVQDecode", samples=["latent", 0], vae=["vae", 0], image=["pictures", 0],
                          mask=["pictures", 1], keep=rng.choice(("exact", "network")), grow_mask=number % 100,
-                         tiling=rng.choice(("auto", "on")), tile_size=rng.choice((256, 512)), overlap=64, region=rng.choice(("auto", "masked", "full"))),
+                         tiling=rng.choice(("auto", "on")), tile_size=rng.choice((256, 512)), overlap=64,
+                         region=rng.choice(("auto", "masked", "full"))),
         }  # fmt: skip
     if kind == 1:  # our VAE in stock nodes
         return {
@@ -59,7 +60,7 @@ def graph(number: int, rng: random.Random) -> dict[str, Any]:
             "pictures": pictures, **end,
             "mask": node("AsymVQRandomMask", seed=number, width=640, height=424, batch_size=1, thickness=1.0),
             "blurred": node("ImageBlur", image=["pictures", 0], blur_radius=1 + number % 20, sigma=1.0),
-            "last": node("AsymVQCompare", **{"results.result0": ["blurred", 0]}, reference=["pictures", 0],
+            "last": node("AsymVQCompare", **{"results.result_1": ["blurred", 0]}, reference=["pictures", 0],
                          mask=["mask", 0], labels="blurred", compare="kept pixels", amplify=10.0),
         }  # fmt: skip
     return {  # stock inpainting's encode, our decode

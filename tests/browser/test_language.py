@@ -1,0 +1,48 @@
+"""The nodes in another language of the frontend's."""
+
+from __future__ import annotations
+
+import json
+
+from host.conftest import PACK
+
+from .conftest import Frontend
+
+ADDED = """kind => {
+    const node = LiteGraph.createNode(kind)
+    app.rootGraph.add(node)
+    return { title: node.title, labels: [...node.inputs, ...node.widgets].map(part => part.label ?? part.name) }
+}"""
+
+
+def test_nodes_are_translated(frontend: Frontend) -> None:
+    chinese = json.loads((PACK / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))["AsymVQDecode"]
+    frontend.open_empty()
+    frontend.page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+    try:
+        frontend.page.wait_for_timeout(1000)  # it is stored on the server
+        frontend.open_empty()
+        node = frontend.page.evaluate(ADDED, "AsymVQDecode")
+    finally:
+        frontend.page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        frontend.page.wait_for_timeout(500)
+    assert node["title"] == chinese["display_name"]
+    assert {part["name"] for part in chinese["inputs"].values()} <= set(node["labels"])
+
+
+def test_a_help_page_shows_its_picture(frontend: Frontend) -> None:
+    """Where the frontend looks for a page's pictures: beside it."""
+    frontend.open_empty()
+    for page in (PACK / "web" / "docs").glob("*.md"):
+        names = [part.split(")")[0] for part in page.read_text("utf-8").split("](") if ".jpg" in part.split(")")[0]]
+        assert names, page.name
+        for name in names:
+            width = frontend.page.evaluate(
+                """source => new Promise(done => {
+                    const picture = new Image()
+                    picture.onload = picture.onerror = () => done(picture.naturalWidth)
+                    picture.src = source
+                })""",
+                f"/extensions/pack.under_any-name/docs/{name}",
+            )
+            assert width > 0, name
