@@ -125,7 +125,7 @@ class Frontend:
         return self.server.wait_for_new(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     host = find_host()
     assert host is not None
@@ -138,7 +138,7 @@ def browser_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not longer: while it is there, its event loop lets no other start in this thread
 def chrome() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
