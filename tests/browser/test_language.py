@@ -11,7 +11,8 @@ from .conftest import Frontend
 ADDED = """kind => {
     const node = LiteGraph.createNode(kind)
     app.rootGraph.add(node)
-    return { title: node.title, labels: [...node.inputs, ...node.widgets].map(part => part.localized_name ?? part.label ?? part.name) }
+    const label = part => part.localized_name ?? part.label ?? part.name
+    return { title: node.title, labels: [...node.inputs, ...node.widgets].map(label) }
 }"""
 
 
