@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+import torch
+from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..asymvq.decode import Keep, Region, fit_source
 from ..asymvq.masks import grow_mask as grown
-from .tensors import image_tensor, latent_tensor, mask_tensor
+from .tensors import image_tensor, latent_tensor, mask_tensor, to_image
 from .vae import AsymmetricVAE, Tiling
 
 
@@ -96,6 +97,13 @@ class AsymVQDecode(io.ComfyNode):
                         "full: decode everything. auto: whichever is less work."
                     ),
                 ),
+                io.Boolean.Input(
+                    "preview",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Show the source and the result on this node, one beside the other.",
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The source with the edit in it, of the source's size.")],
         )
@@ -113,6 +121,7 @@ class AsymVQDecode(io.ComfyNode):
         region: str = Region.AUTO,
         image: Tensor | None = None,
         mask: Tensor | None = None,
+        preview: bool = False,
     ) -> io.NodeOutput:
         if not isinstance(vae, AsymmetricVAE):
             raise ValueError(
@@ -124,14 +133,23 @@ class AsymVQDecode(io.ComfyNode):
             image = image_tensor(image)
             mask = None if mask is None else grown(mask_tensor(mask, image), grow_mask)
         source = fit_source(vae.config, latent, image=image, mask=mask)
-        return io.NodeOutput(
-            vae.decode_source(
-                latent,
-                source,
-                keep=Keep(keep),
-                region=Region(region),
-                tiling=Tiling(tiling),
-                tile=tile_size,
-                overlap=overlap,
-            )
+        result = vae.decode_source(
+            latent,
+            source,
+            keep=Keep(keep),
+            region=Region(region),
+            tiling=Tiling(tiling),
+            tile=tile_size,
+            overlap=overlap,
         )
+        if not preview:
+            return io.NodeOutput(result)
+        return io.NodeOutput(result, ui=ui.PreviewImage(_beside(image, result), cls=cls))
+
+
+def _beside(image: Tensor | None, result: Tensor) -> Tensor:
+    """Source, result, source, result, … of (B or 1, 3, H, W) and (B, H, W, 3). Without source: the results."""
+    if image is None:
+        return result
+    source = to_image(image).to(result).expand_as(result)
+    return torch.stack([source, result], dim=1).flatten(0, 1)

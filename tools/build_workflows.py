@@ -252,7 +252,7 @@ TRAINING = (
     "none", "base", 60, 0, "fixed", "asymmetric", True,
     "fidelity", 2, 1, 64, 1e-4, 0.0, 0.2, 0.0, 0, 2.0, 0.5, 0.5, False, "auto",
 )  # fmt: skip
-KEEP_EXACTLY = ("exact", 0, "auto", 512, 64, "auto")
+KEEP_EXACTLY = ("exact", 0, "auto", 512, 64, "auto", False)
 INPAINT_WIRES = {
     "positive": "conditioning.positive", "negative": "conditioning.negative", "latent_image": "conditioning.latent",
 }  # fmt: skip

@@ -212,7 +212,7 @@ MISTAKES = [
     ),
     Mistake("encoding with a file without an encoder", encode("decoder_only.safetensors"), "VAEEncode", "base_vae"),
     Mistake("a VAE of a stock loader", decode(vae=STOCK), DECODE, "Load the asymmetric file with"),
-    Mistake("a VAE without a condition", decode(vae=load("stock_kl.safetensors")), DECODE, "condition"),
+    Mistake("a VAE without a condition", decode(vae=load("stock_kl.safetensors")), DECODE, "stock VAE"),
     Mistake("another model's latent", decode(latent="channels"), DECODE, "channels"),
     Mistake("a video's latent", decode(latent="video"), DECODE, "video models"),
     Mistake("a latent with NaN", decode(latent="nan"), DECODE, "the step before it went wrong"),

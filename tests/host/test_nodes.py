@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import asymvq
 from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
@@ -193,6 +196,22 @@ class TestDecode:
         single = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask)
         torch.testing.assert_close(output, single.expand(3, -1, -1, -1), atol=1e-5, rtol=0)
 
+    def test_preview_shows_source_and_result(self, host, vae, case):
+        import folder_paths
+
+        image, mask, samples = case
+        batch = {"samples": samples["samples"].repeat(2, 1, 1, 1)}
+        node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQDecode"]
+        with torch.inference_mode():
+            output = node.execute(samples=batch, vae=vae, image=image, mask=mask, preview=True)
+        shown = output.ui.as_dict()["images"]
+        folder = Path(folder_paths.get_temp_directory())
+        pictures = [np.asarray(Image.open(folder / file["subfolder"] / file["filename"])) for file in shown]
+        (result, _) = output.args[0]
+        assert len(pictures) == 4
+        for picture, expected in zip(pictures, (image[0], result, image[0], result), strict=True):
+            np.testing.assert_allclose(picture, expected.numpy() * 255, atol=1)
+
     def test_growing_the_mask_edits_more(self, host, vae, case):
         image, mask, samples = case
         output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask, grow_mask=4)
@@ -233,16 +252,18 @@ class TestDecode:
         image = torch.rand(1, 640, 640, 3)
         mask = torch.zeros(1, 640, 640)
         mask[:, 20:600, 20:600] = 1
-        whole = vae.first_stage_model.decode
+        lean = host.pack("asymvq.lean")
+        whole = lean.decode
         sizes = []
 
-        def limited(latent, **condition):
+        def limited(model, latent, **condition):
             sizes.append(latent.shape[-1])
             if latent.shape[-1] > 40:
                 raise torch.cuda.OutOfMemoryError("pretended limit")
-            return whole(latent, **condition)
+            return whole(model, latent, **condition)
 
-        monkeypatch.setattr(vae.first_stage_model, "decode", limited)
+        monkeypatch.setattr(lean, "decode", limited)
+        monkeypatch.setattr(lean, "pays", lambda *_: True)
         samples = {"samples": torch.randn(1, 4, 80, 80)}
         arguments = {"samples": samples, "vae": vae, "image": image, "mask": mask, "region": "full"}
         output = run(host, "AsymVQDecode", **arguments)
