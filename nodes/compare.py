@@ -186,8 +186,9 @@ def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
 def _text(names: list[str], values: list[dict[str, float]], compared: Compared) -> str:
     """What stands on the node: the measures of every result that say something."""
     shown = [each for each in MEASURES if compared is Compared.ALL or each.key.startswith("kept_")]
+    # with a line break of Markdown, which Nodes 2.0 reads it as
     blocks = [
-        "\n".join([name, *(f"{each.title}: {each.text(value[each.key])}" for each in shown)])
+        "  \n".join([name, *(f"{each.title}: {each.text(value[each.key])}" for each in shown)])
         for name, value in zip(names, values, strict=True)
     ]
     return "\n\n".join(blocks)

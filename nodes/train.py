@@ -14,9 +14,8 @@ from typing import Any
 import comfy.model_management as model_management
 import comfy.utils
 import folder_paths
-import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
@@ -203,10 +202,10 @@ class AsymVQTrain(io.ComfyNode):
                 base, grown_config(base.config, _preset({k: _first(v) for k, v in preset.items()})), pictures, settings,
                 out=out, folder=states, seed=_first(seed), resume=True, device=device,
             )  # fmt: skip
-            picture = _run(training, str(cls.hidden.unique_id))
+            _run(training, str(cls.hidden.unique_id))
             losses = {"loss": training.history.get("loss", [])}
-        tensor = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)[None]
-        return io.NodeOutput(AsymmetricVAE(read(out)), losses, str(out), ui=ui.PreviewImage(tensor, cls=cls))
+        # no preview in `ui`: Nodes 2.0 would draw it below the live one, which stays
+        return io.NodeOutput(AsymmetricVAE(read(out)), losses, str(out))
 
 
 def _first(value: Any) -> Any:
@@ -295,8 +294,8 @@ def _training_mode() -> Iterator[None]:
         model_management.soft_empty_cache()
 
 
-def _run(training: Training, node: str) -> Image.Image:
-    """Trains to the end, with progress on the node. Returns the last picture."""
+def _run(training: Training, node: str) -> None:
+    """Trains to the end, with progress and a picture on the node."""
     preview = Preview(training)
     bar = comfy.utils.ProgressBar(training.recipe.steps)
     drawn = -PICTURE_SECONDS
@@ -304,12 +303,17 @@ def _run(training: Training, node: str) -> Image.Image:
         for report in reports:
             live = None
             if time.monotonic() - drawn >= PICTURE_SECONDS:
-                picture = preview.draw()
-                live, drawn = ("JPEG", picture, max(picture.size)), time.monotonic()
+                live, drawn = _live(preview), time.monotonic()
             bar.update_absolute(report.step, report.steps, live)
             _say(_text(report), node)
             model_management.throw_exception_if_processing_interrupted()
-    return preview.draw()
+    bar.update_absolute(training.recipe.steps, training.recipe.steps, _live(preview))
+
+
+def _live(preview: Preview) -> tuple[str, Image.Image, int]:
+    """As the host takes it: format, picture, longest side."""
+    picture = preview.draw()
+    return "JPEG", picture, max(picture.size)
 
 
 def _text(report: Report) -> str:

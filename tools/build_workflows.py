@@ -18,6 +18,7 @@ from typing import Any
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 OURS, STOCK = {"cnr_id": "asymvq", "ver": "0.1.0"}, {"cnr_id": "comfy-core", "ver": "0.33.0"}
 TITLE, GAP, PADDING, GROUP_TITLE = 30, 25, 20, 50
+FOOTER = 20  # Nodes 2.0 draw "Show advanced inputs" below a node
 MUTED = 2  # the host's mode of a node that is left out of a run
 BLUE, GREEN, ORANGE, VIOLET = "#3f789e", "#3f8f5f", "#b06634", "#8a5a9e"
 NOTE_COLOR, OURS_COLOR = ("#432", "#653"), ("#233", "#355")
@@ -34,6 +35,7 @@ SOCKETS = {
     "AsymVQCropAroundMask": ("image IMAGE, mask MASK", "image IMAGE, mask MASK, x INT, y INT"),
     "AsymVQDemoPictures": ("", "picture IMAGE, mask MASK, example IMAGE"),
     "AsymVQLoader": ("", "VAE VAE"),
+    "AsymVQRandomMask": ("", "MASK MASK"),
     "AsymVQPaintByExampleConditioning": (
         "clip_vision CLIP_VISION, head PBE_HEAD, vae VAE, image IMAGE, mask MASK, example IMAGE",
         "positive CONDITIONING, negative CONDITIONING, latent LATENT",
@@ -395,22 +397,23 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         Group("3 · Look", GREEN, [(400, [
             note("The loss falls, or the learning rate is wrong. Below, a picture that was not trained on is encoded "
-                 "and decoded: once plainly, once with its pixels and the mask. **keep** is *network*, to see what "
-                 "the decoder does by itself."),
+                 "and decoded: once plainly, once with its pixels and a mask like those of the training. **keep** is "
+                 "*network*, to see what the decoder does by itself."),
             Node("", "AsymVQLossPlot", 390, ("Training loss", 960, 480), {"loss_map": "train.loss_map"}),
+            Node("mask", "AsymVQRandomMask", 170, (0, "fixed", 640, 424, 1, 1.0), title="A mask of the picture's size"),
             Node("encoded", "VAEEncode", 60, (), {"pixels": "pictures.picture", "vae": "train"}),
             plain("encoded", "train", "Decode without the picture"),
             Node("ours", "AsymVQDecode", 240, ("network", *KEEP_EXACTLY[1:]), {
-                "samples": "encoded", "vae": "train", "image": "pictures.picture", "mask": "pictures.mask",
+                "samples": "encoded", "vae": "train", "image": "pictures.picture", "mask": "mask",
             }, "Decode with picture and mask"),
         ])]),
         Group("4 · Compare", ORANGE, [
             (560, [
                 note("Nothing was repainted, so the whole picture should come back: *all pixels* compares everything. "
                      "Small numbers are good."),
-                Node("", "AsymVQCompare", 640, ("without\nwith picture and mask", "all pixels", 10.0), {
+                Node("", "AsymVQCompare", 900, ("without\nwith picture and mask", "all pixels", 10.0), {
                     "reference": "pictures.picture", "results.result_1": "plain", "results.result_2": "ours",
-                    "mask": "pictures.mask",
+                    "mask": "mask",
                 }),
             ]),
             (460, [
@@ -447,7 +450,7 @@ def place(groups: list[Group]) -> tuple[list[Placed], list[dict[str, Any]]]:
                 height = node.height or (opening if node is nodes[0] else text_height(node.values[0], width))
                 placed.append((node, [x, y], [width, height]))
                 y += height + GAP + TITLE
-            bottom = max(bottom, y - GAP - TITLE + PADDING)
+            bottom = max(bottom, y - GAP - TITLE + FOOTER + PADDING)
             x += width + PADDING
         box = {"id": number, "title": group.title, "bounding": [left, 0, x - left, bottom], "color": group.color}
         boxes.append({**box, "font_size": 24})

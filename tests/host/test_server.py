@@ -105,8 +105,8 @@ def test_compare_decodes_takes_any_number_of_results_and_shows_numbers(server: S
     outputs = server.run(prompt)["outputs"]
     (text,) = outputs["compare"]["text"]
     first, second = text.split("\n\n")
-    assert first.startswith("inverted\n")
-    assert second.startswith("the same\nkept: squared error: 0.00e+00\nkept: PSNR, dB: ∞")
+    assert first.startswith("inverted  \n")
+    assert second.startswith("the same  \nkept: squared error: 0.00e+00  \nkept: PSNR, dB: ∞")
     assert len(outputs["compare"]["images"]) == 1
     # a list output: what follows runs once a result
     borders = [float(value) for value in outputs["border"]["text"]]

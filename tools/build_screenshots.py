@@ -1,0 +1,108 @@
+"""Makes the pictures of the workflows in `docs/images`: as ComfyUI's frontend draws them, with results where they run.
+
+    python tools/build_screenshots.py COMFYUI [NAME …]
+
+Takes a ComfyUI checkout, and starts it; Chromium and Playwright have to be installed. Workflows that need files which
+are not bundled are shown as they open, with empty files of these names. `build_thumbnails.py` cuts from these pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+RUNNABLE = ("quickstart", "train_decoder")
+SCALE = 0.8
+MARGIN = 160  # what the frontend lays over the canvas's edges
+BORDER = 12
+SETTINGS = {
+    "Comfy.VueNodes.Enabled": True,  # Nodes 2.0, which the sliders need
+    "Comfy.Minimap.Visible": False,
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",  # the folder's name
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Release.Status": "what's new seen",
+}
+BOUNDS = """() => {
+    const boxes = app.rootGraph.groups.map(group => Array.from(group.boundingRect))
+    const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])))
+    const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])))
+    return [left, top, right - left, bottom - top]
+}"""
+PLACE = """([left, top, scale, margin]) => {
+    app.canvas.deselectAll()
+    app.canvas.ds.scale = scale
+    app.canvas.ds.offset = [margin / scale - left, margin / scale - top]
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def shot(frontend: Any, name: str) -> Image.Image:
+    page = frontend.page
+    frontend.open(name)
+    if name in RUNNABLE:
+        history = frontend.run()
+        assert history["status"]["status_str"] == "success", history["status"]
+        page.wait_for_timeout(3000)  # pictures come in
+    left, top, width, height = page.evaluate(BOUNDS)
+    size = {"width": round(width * SCALE) + 2 * MARGIN, "height": round(height * SCALE) + 2 * MARGIN}
+    page.set_viewport_size(size)
+    page.wait_for_timeout(500)
+    page.evaluate(PLACE, [left, top, SCALE, MARGIN])
+    page.mouse.move(MARGIN // 2, size["height"] - MARGIN // 2)
+    page.wait_for_timeout(1500)
+    # the canvas may begin below the tabs
+    x, y = page.evaluate("(() => { const r = app.canvas.canvas.getBoundingClientRect(); return [r.left, r.top] })()")
+    clip = {
+        "x": x + MARGIN - BORDER, "y": y + MARGIN - BORDER,
+        "width": round(width * SCALE) + 2 * BORDER, "height": round(height * SCALE) + 2 * BORDER,
+    }  # fmt: skip
+    return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("host", type=Path, help="a ComfyUI checkout")
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+    sys.path.insert(0, str(ROOT / "tests"))
+    from browser.conftest import WORKFLOWS, Frontend, chromium, models_of
+    from host.conftest import make_base_folder
+    from host.server import Server
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        base = make_base_folder(Path(folder) / "base")
+        shutil.copy(args.host / "input" / "example.png", base / "input")
+        for model in {model for workflow in WORKFLOWS for model in models_of(workflow)}:
+            (base / "models" / model.directory).mkdir(exist_ok=True, parents=True)
+            (base / "models" / model.directory / model.name).touch()
+        server = Server(args.host, base)
+        server.wait_until_ready()
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        try:
+            page = browser.new_page(viewport={"width": 1600, "height": 900})
+            frontend = Frontend(page, server)
+            frontend.open_empty()
+            for setting in SETTINGS.items():
+                page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", list(setting))
+            page.wait_for_timeout(1000)
+            for workflow in WORKFLOWS:
+                if not args.names or workflow.stem in args.names:
+                    picture = shot(frontend, workflow.stem)
+                    picture.save(ROOT / "docs" / "images" / f"workflow_{workflow.stem}.png", optimize=True)
+                    print(f"workflow_{workflow.stem}.png: {picture.width} × {picture.height}", flush=True)
+        finally:
+            browser.close()
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
