@@ -21,6 +21,7 @@ from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import Checkpoint, build, to_native
 from ..asymvq.config import AutoencoderConfig
 from ..asymvq.decode import Keep, Region, Source, compose, decode_network, make_plan
+from .host import give_back_memory
 from .tensors import to_image, to_signed, to_unit
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,9 @@ class AsymmetricVAE(comfy.sd.VAE):
         size = tile if tiling is Tiling.ON else None
         while True:
             try:
-                return self._decode_once(latent, source, keep, region, size, min(overlap, (size or tile) // 2))
+                result = self._decode_once(latent, source, keep, region, size, min(overlap, (size or tile) // 2))
+                give_back_memory(self.device)
+                return result
             except Exception as error:
                 model_management.raise_non_oom(error)
                 if tiling is Tiling.OFF or (size is not None and size // 2 < SMALLEST_TILE):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -211,6 +213,18 @@ class TestDecode:
         assert len(pictures) == 4
         for picture, expected in zip(pictures, (image[0], result, image[0], result), strict=True):
             np.testing.assert_allclose(picture, expected.numpy() * 255, atol=1)
+
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do it themselves")
+    def test_freed_memory_goes_back_to_the_system(self, host):
+        resident = psutil.Process().memory_info
+        large = torch.ones(2**23)  # 32 MiB: from now on glibc serves what is smaller from its heap, and keeps it
+        del large
+        pieces = [torch.ones(2**18) for _ in range(400)]
+        last = torch.ones(2**18)  # the heap's end stays in use
+        del pieces
+        before = resident().rss
+        host.pack("nodes.host").give_back_memory(last.device)
+        assert before - resident().rss > 300 * 2**20
 
     def test_growing_the_mask_edits_more(self, host, vae, case):
         image, mask, samples = case
