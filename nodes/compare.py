@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..asymvq.evaluation import MEASURES, measure, texts
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
+from .host import give_back_memory
 from .tensors import image_tensor, mask_tensor, to_signed
 
 RESULTS = [f"result_{number}" for number in range(1, 9)]
@@ -136,6 +137,7 @@ class AsymVQCompare(io.ComfyNode):
         if cls.hidden is not None:
             _show_on_node(text, cls.hidden.unique_id)
         preview = ui.PreviewImage(panel, cls=cls).as_dict()
+        give_back_memory(panel.device)
         floats = [[mean[key] for mean in means] for key in FLOATS]
         return io.NodeOutput(panel, *floats, ui={**preview, "text": (text,)})
 

@@ -27,7 +27,7 @@ def require_host() -> None:
 
 
 def give_back_memory(device: torch.device) -> None:
-    """Returns what a decode on the CPU has freed to the system.
+    """Returns what was freed on the CPU to the system.
 
     glibc keeps it in pieces of many sizes, so that a host that is on for days grows: `bench/load.py`. Takes some
     milliseconds. Other devices have the host's `soft_empty_cache`, other systems do it themselves.
