@@ -21,6 +21,7 @@ def draw_chart(
     log_x: bool = False,
     log_y: bool = False,
     x_ticks: Sequence[float] | None = None,
+    from_zero: bool = False,
     size: tuple[int, int] = (820, 460),
 ) -> Image.Image:
     """One line a curve; the name stands in the legend above.
@@ -29,6 +30,7 @@ def draw_chart(
         curves: name to (x, y) points in order of x, at least two x and one y apart; above 0 where an axis is
             logarithmic.
         x_ticks: where the x axis is labelled; round numbers by default.
+        from_zero: the y axis begins at 0.
         size: (width, height) in pixels.
     """
     xs, ys = ([point[axis] for points in curves.values() for point in points] for axis in (0, 1))
@@ -39,7 +41,7 @@ def draw_chart(
     draw = ImageDraw.Draw(canvas)
     font, small = (ImageFont.load_default(size=points * scale) for points in (18, 14))
     x_of, x_low, x_high = _axis(xs, log_x, left, right, margin=0.0)
-    y_of, y_low, y_high = _axis(ys, log_y, bottom, top, margin=0.06)
+    y_of, y_low, y_high = _axis([0, *ys] if from_zero else ys, log_y, bottom, top, margin=0.0 if from_zero else 0.06)
 
     draw.text((16 * scale, 10 * scale), title, INK, font)
     for y in _ticks(y_low, y_high, log_y):

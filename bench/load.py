@@ -172,6 +172,7 @@ def main() -> None:
             title="Memory of the host over queued graphs",
             x_label="graphs",
             y_label="MiB",
+            from_zero=True,
         )
         chart.save(args.plot, optimize=True)
     if args.json:
