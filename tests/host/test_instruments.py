@@ -57,8 +57,8 @@ class TestCompare:
         assert panel.shape[2] > 3 * 400
         assert 0 <= panel.min() < panel.max() <= 1
         (text,) = output.ui["text"]
-        assert text.startswith("first\n")
-        assert "\n\nResult 2\n" in text
+        assert text.startswith("first  \n")
+        assert "\n\nResult 2  \n" in text
         assert "kept: squared error: 0.00e+00" in text
         (shown,) = output.ui["images"]
         assert (host.base / "temp" / shown["filename"]).is_file()
