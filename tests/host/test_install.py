@@ -66,6 +66,13 @@ def files(base: Path) -> dict[str, int]:
     return {name: size for name, size in names.items() if not any(part in name for part in own)}
 
 
+def failed_packs(server: Server) -> list[str]:
+    """Not the host's own nodes that lack something: that is its business."""
+    lines = server.log.splitlines()
+    assert any("custom_nodes" in line and "seconds" in line for line in lines), "the host lists the packs it imports"
+    return [line for line in lines if "IMPORT FAILED" in line and "custom_nodes" in line]
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("installed")
@@ -92,7 +99,7 @@ def test_from_a_zip_beside_other_packs_and_removed_again(host_path: Path, base: 
         assert FOLDER in server.get("/workflow_templates")
     finally:
         server.stop()
-    assert "IMPORT FAILED" not in server.log
+    assert not failed_packs(server)
     added = files(base).keys() - unpacked.keys()
     assert added, "the quickstart saves a picture"
     assert all(name.startswith("output/") for name in added)
@@ -107,6 +114,6 @@ def test_from_a_zip_beside_other_packs_and_removed_again(host_path: Path, base: 
         assert "AsymVQ" not in json.dumps(server.get("/workflow_templates"))
     finally:
         server.stop()
-    assert "IMPORT FAILED" not in server.log
+    assert not failed_packs(server)
     left = {name: size for name, size in files(base).items() if not name.startswith("output/")}
     assert left == before
