@@ -1,6 +1,6 @@
 """The paper's question on a small scale: what do larger decoders bring, and what does it bring to grow them?
 
-    python bench/sizes.py --train PHOTOS --test PHOTOS --out DIR [--steps 200]
+    python bench/sizes.py --train PHOTOS --test PHOTOS --out DIR [--steps 400]
 
 Takes the bundled VAE without its condition as the stock VAE, and trains "base", "1.5x" and "2x" decoders of it with one
 recipe, and a "2x" one from scratch. Writes a table, and the curve of the grown and the new 2x decoder. A run that was
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--masks", type=int, default=2, help="a picture")
     args = parser.parse_args()
 
