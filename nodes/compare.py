@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..asymvq.evaluation import MEASURES, measure, texts
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
-from .host import give_back_memory
+from .memory import give_back_memory
 from .tensors import image_tensor, mask_tensor, to_signed
 
 RESULTS = [f"result_{number}" for number in range(1, 9)]

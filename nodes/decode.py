@@ -102,7 +102,7 @@ class AsymVQDecode(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Show the source and the result on this node, one beside the other.",
+                    tooltip="Show the source and the result on this node.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The source with the edit in it, of the source's size.")],
@@ -144,10 +144,10 @@ class AsymVQDecode(io.ComfyNode):
         )
         if not preview:
             return io.NodeOutput(result)
-        return io.NodeOutput(result, ui=ui.PreviewImage(_beside(image, result), cls=cls))
+        return io.NodeOutput(result, ui=ui.PreviewImage(_pairs(image, result), cls=cls))
 
 
-def _beside(image: Tensor | None, result: Tensor) -> Tensor:
+def _pairs(image: Tensor | None, result: Tensor) -> Tensor:
     """Source, result, source, result, … of (B or 1, 3, H, W) and (B, H, W, 3). Without source: the results."""
     if image is None:
         return result

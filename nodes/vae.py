@@ -21,7 +21,7 @@ from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import Checkpoint, build, to_native
 from ..asymvq.config import AutoencoderConfig
 from ..asymvq.decode import Keep, Region, Source, compose, decode_network, make_plan
-from .host import give_back_memory
+from .memory import give_back_memory
 from .tensors import to_image, to_signed, to_unit
 
 logger = logging.getLogger(__name__)

@@ -27,8 +27,6 @@ SETTINGS = {
     "Comfy.VueNodes.Enabled": True,  # Nodes 2.0, which the sliders need
     "Comfy.Minimap.Visible": False,
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",  # the folder's name
-    "Comfy.TutorialCompleted": True,
-    "Comfy.Release.Status": "what's new seen",
 }
 BOUNDS = """() => {
     const boxes = app.rootGraph.groups.map(group => Array.from(group.boundingRect))
@@ -73,7 +71,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
-    from browser.conftest import WORKFLOWS, Frontend, chromium, models_of
+    from browser.conftest import WORKFLOWS, Frontend, add_empty_models, chromium
     from host.conftest import make_base_folder
     from host.server import Server
     from playwright.sync_api import sync_playwright
@@ -81,9 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         base = make_base_folder(Path(folder) / "base")
         shutil.copy(args.host / "input" / "example.png", base / "input")
-        for model in {model for workflow in WORKFLOWS for model in models_of(workflow)}:
-            (base / "models" / model.directory).mkdir(exist_ok=True, parents=True)
-            (base / "models" / model.directory / model.name).touch()
+        add_empty_models(base)
         server = Server(args.host, base)
         server.wait_until_ready()
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])

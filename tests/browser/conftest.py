@@ -69,6 +69,16 @@ def models_of(workflow: Path) -> list[Model]:
     return sorted({Model(m["name"], m["directory"], m["url"]) for m in entries}, key=lambda m: m.name)
 
 
+def add_empty_models(base: Path) -> list[Path]:
+    """Files of the right names, which the frontend lists and nobody reads."""
+    models = {model for workflow in WORKFLOWS for model in models_of(workflow)}
+    paths = [base / "models" / model.directory / model.name for model in models]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
 @dataclass
 class Frontend:
     """A page, and what its console said against us."""
@@ -162,12 +172,7 @@ def frontend(chrome: Any, browser_server: Server) -> Iterator[Frontend]:
 
 @pytest.fixture
 def models_at_hand(browser_server: Server) -> Iterator[None]:
-    """Files of the right names, which the frontend lists and nobody reads."""
-    folder = browser_server.base / "models"
-    paths = {folder / model.directory / model.name for workflow in WORKFLOWS for model in models_of(workflow)}
-    for path in paths:
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
+    paths = add_empty_models(browser_server.base)
     yield
     for path in paths:
         path.unlink()

@@ -223,7 +223,7 @@ class TestDecode:
         last = torch.ones(2**18)  # the heap's end stays in use
         del pieces
         before = resident().rss
-        host.pack("nodes.host").give_back_memory(last.device)
+        host.pack("nodes.memory").give_back_memory(last.device)
         assert before - resident().rss > 300 * 2**20
 
     def test_growing_the_mask_edits_more(self, host, vae, case):
