@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from .errors import shown
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -25,8 +27,9 @@ def differences(expected: Shapes, got: Shapes) -> str:
         "unexpected": [name for name in got if name not in expected],
         "of another shape": wrong,
     }
-    return "; ".join(f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names)
+    found = {fault: names for fault, names in faults.items() if names}
+    return "; ".join(f"{len(names)} {fault} ({_first(names, 3 // len(found))})" for fault, names in found.items())
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def _first(names: list[str], count: int) -> str:
+    return ", ".join(shown(name) for name in names[:count]) + (", …" if len(names) > count else "")
