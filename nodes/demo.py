@@ -27,9 +27,9 @@ class AsymVQDemoPictures(io.ComfyNode):
             search_aliases=["example image", "sample picture", "vqgan"],
             inputs=[],
             outputs=[
-                io.Image.Output(display_name="picture", tooltip="The source."),
-                io.Mask.Output(display_name="mask", tooltip="What is to be edited: 1 = edited."),
-                io.Image.Output(display_name="example", tooltip="What the edit is made from."),
+                io.Image.Output(display_name="picture", tooltip="The source picture: a portrait."),
+                io.Mask.Output(display_name="mask", tooltip="The mask: white (1) is to be edited, black (0) is kept."),
+                io.Image.Output(display_name="example", tooltip="Another picture, whose content is used as the edit."),
             ],
         )
 

@@ -79,14 +79,17 @@ class AsymVQPaintByExampleLoader(io.ComfyNode):
                 io.Combo.Input(
                     "ckpt_name",
                     options=folder_paths.get_filename_list("checkpoints"),
-                    tooltip="A file of the models/checkpoints folder that holds the whole of Paint by Example.",
+                    tooltip="A checkpoint in models/checkpoints that holds all parts of Paint by Example.",
                 )
             ],
             outputs=[
-                io.Model.Output(tooltip="The UNet, for the sampler."),
-                io.ClipVision.Output(tooltip="What looks at the example picture."),
-                HeadType.Output(display_name="PBE_HEAD", tooltip="Makes conditioning of what CLIP saw."),
-                io.Vae.Output(tooltip="Stable Diffusion 1's: every asymmetric VAE for SD 1.x fits its latents."),
+                io.Model.Output(tooltip="The diffusion model, for the sampler."),
+                io.ClipVision.Output(tooltip="The CLIP vision model that looks at the example."),
+                HeadType.Output(display_name="PBE_HEAD", tooltip="The conditioning head: turns what CLIP sees in the example into conditioning."),
+                io.Vae.Output(tooltip=(
+                    "The VAE of Stable Diffusion 1. Every asymmetric VAE for SD 1.x can decode its "
+                    "latents."
+                )),
             ],
         )
 
@@ -126,10 +129,13 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
                 io.Combo.Input(
                     "head_name",
                     options=folder_paths.get_filename_list("clip_vision"),
-                    tooltip="The file of diffusers' image_encoder folder, put into models/clip_vision.",
+                    tooltip=(
+                        "The model file of diffusers' image_encoder folder. Put it into "
+                        "models/clip_vision."
+                    ),
                 )
             ],
-            outputs=[HeadType.Output(display_name="PBE_HEAD", tooltip="Makes conditioning of what CLIP saw.")],
+            outputs=[HeadType.Output(display_name="PBE_HEAD", tooltip="The conditioning head: turns what CLIP sees in the example into conditioning.")],
         )
 
     @classmethod
@@ -157,27 +163,30 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="From Load Paint by Example, or any CLIP ViT-L/14."),
                 HeadType.Input("head", tooltip="From Load Paint by Example, or Load Paint by Example Head."),
-                io.Vae.Input("vae", tooltip="An SD 1.x VAE; an asymmetric one encodes alike."),
-                io.Image.Input("image", tooltip="The source picture. About 512 pixels a side paint best."),
-                io.Mask.Input("mask", tooltip="White (1) is painted, black (0) is kept. Of the image's size."),
+                io.Vae.Input("vae", tooltip="A VAE of Stable Diffusion 1.x. An asymmetric one works too: its encoder is the same."),
+                io.Image.Input("image", tooltip="The source picture. Sides of about 512 pixels give the best results."),
+                io.Mask.Input("mask", tooltip="White (1) is painted, black (0) is kept. It must have the size of the image."),
                 io.Image.Input(
                     "example",
-                    tooltip="What to paint: its subject large, on little background. One, or one for each picture.",
+                    tooltip=(
+                        "A picture of what to paint. The subject should be large, with little background."
+                        " Give one example, or one for each picture."
+                    ),
                 ),
                 io.Combo.Input(
                     "example_fit",
                     options=ExampleFit,
                     default=ExampleFit.STRETCH,
                     tooltip=(
-                        "How an example that is no square becomes one. stretch: as the model was made. center crop: "
-                        "cuts off what is longer. pad: adds neutral borders."
+                        "How an example that is not square is made square. stretch: as the model was "
+                        "trained. center crop: the longer side is cut. pad: neutral borders are added."
                     ),
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="With the example."),
-                io.Conditioning.Output(display_name="negative", tooltip="Without it: what guidance leads away from."),
-                io.Latent.Output(display_name="latent", tooltip="Empty, of the picture's size."),
+                io.Conditioning.Output(display_name="positive", tooltip="Conditioning with the example, for the sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="Conditioning without the example, which guidance (cfg) leads away from."),
+                io.Latent.Output(display_name="latent", tooltip="An empty latent of the picture's size. Sample it with denoise 1."),
             ],
         )
 

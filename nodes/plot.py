@@ -25,11 +25,11 @@ class AsymVQLossPlot(io.ComfyNode):
                 io.Custom("LOSS_MAP").Input(
                     "loss_map", tooltip="From Train Asymmetric VQGAN Decoder, or another training node."
                 ),
-                io.String.Input("title", default="Training loss", tooltip="Above the plot."),
-                io.Int.Input("width", default=960, min=256, max=4096, step=8, advanced=True, tooltip="Pixels."),
-                io.Int.Input("height", default=480, min=192, max=4096, step=8, advanced=True, tooltip="Pixels."),
+                io.String.Input("title", default="Training loss", tooltip="The title above the plot."),
+                io.Int.Input("width", default=960, min=256, max=4096, step=8, advanced=True, tooltip="Width of the plot, in pixels."),
+                io.Int.Input("height", default=480, min=192, max=4096, step=8, advanced=True, tooltip="Height of the plot, in pixels."),
             ],
-            outputs=[io.Image.Output(tooltip="The plot.")],
+            outputs=[io.Image.Output(tooltip="The plot as a picture.")],
         )
 
     @classmethod
