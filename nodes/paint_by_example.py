@@ -85,11 +85,13 @@ class AsymVQPaintByExampleLoader(io.ComfyNode):
             outputs=[
                 io.Model.Output(tooltip="The diffusion model, for the sampler."),
                 io.ClipVision.Output(tooltip="The CLIP vision model that looks at the example."),
-                HeadType.Output(display_name="PBE_HEAD", tooltip="The conditioning head: turns what CLIP sees in the example into conditioning."),
-                io.Vae.Output(tooltip=(
-                    "The VAE of Stable Diffusion 1. Every asymmetric VAE for SD 1.x can decode its "
-                    "latents."
-                )),
+                HeadType.Output(
+                    display_name="PBE_HEAD",
+                    tooltip="The conditioning head: turns what CLIP sees in the example into conditioning.",
+                ),
+                io.Vae.Output(
+                    tooltip=("The VAE of Stable Diffusion 1. Every asymmetric VAE for SD 1.x can decode its latents.")
+                ),
             ],
         )
 
@@ -129,13 +131,15 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
                 io.Combo.Input(
                     "head_name",
                     options=folder_paths.get_filename_list("clip_vision"),
-                    tooltip=(
-                        "The model file of diffusers' image_encoder folder. Put it into "
-                        "models/clip_vision."
-                    ),
+                    tooltip=("The model file of diffusers' image_encoder folder. Put it into models/clip_vision."),
                 )
             ],
-            outputs=[HeadType.Output(display_name="PBE_HEAD", tooltip="The conditioning head: turns what CLIP sees in the example into conditioning.")],
+            outputs=[
+                HeadType.Output(
+                    display_name="PBE_HEAD",
+                    tooltip="The conditioning head: turns what CLIP sees in the example into conditioning.",
+                )
+            ],
         )
 
     @classmethod
@@ -163,9 +167,14 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="From Load Paint by Example, or any CLIP ViT-L/14."),
                 HeadType.Input("head", tooltip="From Load Paint by Example, or Load Paint by Example Head."),
-                io.Vae.Input("vae", tooltip="A VAE of Stable Diffusion 1.x. An asymmetric one works too: its encoder is the same."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="A VAE of Stable Diffusion 1.x. An asymmetric one works too: its encoder is the same.",
+                ),
                 io.Image.Input("image", tooltip="The source picture. Sides of about 512 pixels give the best results."),
-                io.Mask.Input("mask", tooltip="White (1) is painted, black (0) is kept. It must have the size of the image."),
+                io.Mask.Input(
+                    "mask", tooltip="White (1) is painted, black (0) is kept. It must have the size of the image."
+                ),
                 io.Image.Input(
                     "example",
                     tooltip=(
@@ -184,9 +193,16 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="Conditioning with the example, for the sampler."),
-                io.Conditioning.Output(display_name="negative", tooltip="Conditioning without the example, which guidance (cfg) leads away from."),
-                io.Latent.Output(display_name="latent", tooltip="An empty latent of the picture's size. Sample it with denoise 1."),
+                io.Conditioning.Output(
+                    display_name="positive", tooltip="Conditioning with the example, for the sampler."
+                ),
+                io.Conditioning.Output(
+                    display_name="negative",
+                    tooltip="Conditioning without the example, which guidance (cfg) leads away from.",
+                ),
+                io.Latent.Output(
+                    display_name="latent", tooltip="An empty latent of the picture's size. Sample it with denoise 1."
+                ),
             ],
         )
 

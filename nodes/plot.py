@@ -26,8 +26,24 @@ class AsymVQLossPlot(io.ComfyNode):
                     "loss_map", tooltip="From Train Asymmetric VQGAN Decoder, or another training node."
                 ),
                 io.String.Input("title", default="Training loss", tooltip="The title above the plot."),
-                io.Int.Input("width", default=960, min=256, max=4096, step=8, advanced=True, tooltip="Width of the plot, in pixels."),
-                io.Int.Input("height", default=480, min=192, max=4096, step=8, advanced=True, tooltip="Height of the plot, in pixels."),
+                io.Int.Input(
+                    "width",
+                    default=960,
+                    min=256,
+                    max=4096,
+                    step=8,
+                    advanced=True,
+                    tooltip="Width of the plot, in pixels.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=480,
+                    min=192,
+                    max=4096,
+                    step=8,
+                    advanced=True,
+                    tooltip="Height of the plot, in pixels.",
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The plot as a picture.")],
         )
