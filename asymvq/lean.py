@@ -24,6 +24,9 @@ _STRIPE_VALUES = {"cpu": 2**21, "cuda": 2**26}
 """Of one stripe: a CPU's should stay in its cache, a GPU wants work for all its cores."""
 _OTHER_DEVICES = 2**24
 
+_MIXED_NORMALISATION = {"cpu", "cuda"}
+"""Devices whose normalisation takes half-precision features with float32 statistics. Apple's ends the process."""
+
 _Put = Callable[[int, int, Tensor], None]
 """Takes the rows from the first to before the last."""
 
@@ -117,26 +120,28 @@ def _norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, put: _Put) -
     height, width = x.shape[-2:]
     mean, variance = _channel_moments(norm, x)
     weight, bias = (p.to(mean) for p in (norm.weight, norm.bias))
+    computed = x.dtype if x.device.type in _MIXED_NORMALISATION else mean.dtype
     for first, last in _stripes(height, width * max(conv.in_channels, conv.out_channels), x.device):
         top, bottom = max(0, first - 1), min(height, last + 1)
         # with statistics given, batch norm is a scale and a shift in one pass
-        rows = F.batch_norm(x[..., top:bottom, :], mean, variance, weight, bias, eps=norm.eps)
-        put(first, last, conv(F.silu(rows, inplace=True))[..., first - top : last - top, :])
+        rows = F.batch_norm(x[..., top:bottom, :].to(computed), mean, variance, weight, bias, eps=norm.eps)
+        put(first, last, conv(F.silu(rows, inplace=True).to(x.dtype))[..., first - top : last - top, :])
 
 
 def _channel_moments(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel's group in float32, (C,) each; x (1, C, H, W)."""
-    groups, counts, means, variances = norm.num_groups, list[int](), list[Tensor](), list[Tensor]()
+    """Mean and variance of each channel's group in float32 or better, (C,) each; x (1, C, H, W)."""
+    groups, shares, means, variances = norm.num_groups, list[float](), list[Tensor](), list[Tensor]()
+    exact = torch.promote_types(x.dtype, torch.float32)
     for first, last in _stripes(x.shape[-2], x.shape[-1] * x.shape[1], x.device):
-        values = x[0, :, first:last].float().reshape(groups, -1)
+        values = x[0, :, first:last].to(exact).reshape(groups, -1)
         variance, mean = torch.var_mean(values, dim=1, correction=0)
-        counts.append(values.shape[1])
+        shares.append((last - first) / x.shape[-2])
         means.append(mean)
         variances.append(variance)
-    shares = torch.tensor(counts, dtype=torch.float32, device=x.device)[:, None] / sum(counts)
-    stripe_means = torch.stack(means)
-    mean = (shares * stripe_means).sum(dim=0)
-    variance = (shares * (torch.stack(variances) + (stripe_means - mean).square())).sum(dim=0)
+    mean = torch.stack([share * part for share, part in zip(shares, means, strict=True)]).sum(dim=0)
+    variance = torch.zeros_like(mean)
+    for share, stripe_mean, stripe_variance in zip(shares, means, variances, strict=True):
+        variance += share * (stripe_variance + (stripe_mean - mean).square())
     return mean.repeat_interleave(x.shape[1] // groups), variance.repeat_interleave(x.shape[1] // groups)
 
 
