@@ -214,3 +214,40 @@ def test_reading_leaves_the_file_alone(tmp_path):
     before = (tmp_path / "x.ckpt").read_bytes()
     read_pickle(tmp_path / "x.ckpt")["a"].fill_(1)
     assert (tmp_path / "x.ckpt").read_bytes() == before
+
+
+# Nested dicts
+
+
+def test_tensors_of_nested_dicts_get_dotted_names(tmp_path):
+    one = torch.ones(2)
+    content = {
+        "model": {"a.b": one, "n": 3},
+        "state_dict": {"c": one},
+        "e": {"f": {"state_dict": {"g": one}}},
+        "h": one,
+    }
+    torch.save(content, tmp_path / "a.pt")
+    assert read_pickle(tmp_path / "a.pt").keys() == {"model.a.b", "c", "e.f.g", "h"}
+
+
+def test_a_name_of_two_tensors_is_refused(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "a": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="one tensor each, but a names several"):
+        read_pickle(tmp_path / "a.pt")
+
+
+def test_shared_dicts_do_not_multiply(tmp_path):
+    content = {str(i): torch.ones(1) for i in range(100)}
+    for _ in range(4):
+        content = {str(i): content for i in range(100)}
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="more than 200000 entries"):
+        read_pickle(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16], ids=str)
+def test_types_without_a_storage_of_their_own(dtype, tmp_path):
+    tensor = torch.arange(6).reshape(2, 3).to(dtype)
+    torch.save({"a": tensor}, tmp_path / "a.pt")
+    assert torch.equal(read_pickle(tmp_path / "a.pt")["a"].float(), tensor.float())

@@ -22,12 +22,14 @@ from typing import IO, Any, NamedTuple, NoReturn, cast
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import CheckpointError, shown
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """What the format that torch wrote before 1.6 starts with."""
 MAX_PICKLE_BYTES = 2**28
 """Of the program alone, without the tensors' data: real ones stay below a few megabytes."""
+MAX_NESTING, MAX_ENTRIES, MAX_KEY = 6, 200_000, 500
+"""Of dicts in dicts, which a pickle can share and so multiply; keys in characters."""
 
 _STORAGE_DTYPES = {
     "BFloat16Storage": torch.bfloat16,
@@ -40,7 +42,12 @@ _STORAGE_DTYPES = {
     "IntStorage": torch.int32,
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
+    "UntypedStorage": torch.uint8,
 }
+_UNTYPED_DTYPES = {
+    name: dtype for name in dir(torch) if isinstance(dtype := getattr(torch, name), torch.dtype) and dtype.itemsize
+}
+"""Of tensors whose storage has no type of its own: fp8 and other late ones."""
 
 _PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
 _INERT = {
@@ -76,6 +83,7 @@ class TensorRecord(NamedTuple):
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+    dtype: torch.dtype
 
 
 ReadStorage = Callable[[StorageRecord], torch.UntypedStorage]
@@ -102,12 +110,37 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(content: object) -> dict[str, TensorRecord]:
-    if isinstance(content, dict):
-        state = content.get("state_dict", content)
-        if isinstance(state, dict):
-            records = {name: value for name, value in state.items() if isinstance(value, TensorRecord)}
-            if records and all(isinstance(name, str) for name in records):
-                return records
+    """All tensors of nested dicts under dotted names ("ema.decoder.…"); the names of "state_dict" are left as they are.
+
+    What nests deeper, and what stands in lists (states of optimisers), is no model.
+    """
+    records: dict[str, TensorRecord] = {}
+    left = MAX_ENTRIES
+    level: list[tuple[str, object]] = [("", content)]
+    for _ in range(MAX_NESTING):
+        inner: list[tuple[str, object]] = []
+        for prefix, entries in level:
+            if not isinstance(entries, dict):
+                continue
+            left -= len(entries)
+            if left < 0:
+                raise CheckpointError(
+                    f"Expected a state dict, but got more than {MAX_ENTRIES} entries of nested dicts."
+                )
+            for key, value in entries.items():
+                if not isinstance(key, (str, int)):
+                    continue
+                if isinstance(key, str) and len(key) > MAX_KEY:
+                    raise CheckpointError(f"Expected names of up to {MAX_KEY} characters, but got {shown(key)}.")
+                if isinstance(value, TensorRecord):
+                    if (name := f"{prefix}{key}") in records:
+                        raise CheckpointError(f"Expected names of one tensor each, but {shown(name)} names several.")
+                    records[name] = value
+                elif isinstance(value, dict):
+                    inner.append((prefix if key == "state_dict" else f"{prefix}{shown(key)}.", value))
+        level = inner
+    if records:
+        return records
     raise CheckpointError(
         f"Expected a state dict (names and tensors), but the file holds {_describe(content)}. Save the model's "
         "state_dict() instead."
@@ -189,9 +222,9 @@ def _make_tensor(record: TensorRecord, storage: torch.UntypedStorage) -> Tensor:
     if len(record.size) != len(record.stride) or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError(f"a tensor of size {record.size} and stride {record.stride}")
     end = record.offset + sum((n - 1) * stride for n, stride in zip(record.size, record.stride, strict=True)) + 1
-    if math.prod(record.size) and end * record.storage.dtype.itemsize > storage.nbytes():
+    if math.prod(record.size) and end * record.dtype.itemsize > storage.nbytes():
         raise ValueError(f"a tensor of size {record.size} reaches behind its storage")
-    return torch.empty(0, dtype=record.storage.dtype).set_(storage, record.offset, record.size, record.stride)
+    return torch.empty(0, dtype=record.dtype).set_(storage, record.offset, record.size, record.stride)
 
 
 class _Placeholder:
@@ -254,6 +287,7 @@ class _RestrictedUnpickler(pickle._Unpickler):
             ("torch._utils", "_rebuild_parameter_with_state"): self._rebuild_parameter,
             ("torch._utils", "_rebuild_tensor"): self._rebuild_tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._rebuild_tensor,
+            ("torch._utils", "_rebuild_tensor_v3"): self._rebuild_untyped_tensor,
         }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -264,6 +298,8 @@ class _RestrictedUnpickler(pickle._Unpickler):
             return self._rebuilders[module, name]
         if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
+        if module == "torch" and name in _UNTYPED_DTYPES:
+            return _UNTYPED_DTYPES[name]
         inert = name in _INERT.get(module, "").split()
         if not inert and module.partition(".")[0] in sys.stdlib_module_names:
             _refuse(module, name)
@@ -288,7 +324,15 @@ class _RestrictedUnpickler(pickle._Unpickler):
     def _rebuild_tensor(self, storage: StorageRecord, offset: int, size: Any, stride: Any, *_: object) -> TensorRecord:
         if not isinstance(storage, StorageRecord):
             raise TypeError("a tensor without a storage")
-        return TensorRecord(storage, offset, tuple(size), tuple(stride))
+        return TensorRecord(storage, offset, tuple(size), tuple(stride), storage.dtype)
+
+    def _rebuild_untyped_tensor(
+        self, storage: StorageRecord, offset: int, size: Any, stride: Any, _grad: object, _hooks: object, dtype: Any,
+        *_: object,
+    ) -> TensorRecord:  # fmt: skip
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError("a tensor without a type")
+        return self._rebuild_tensor(storage, offset, size, stride)._replace(dtype=dtype)
 
     def _rebuild_parameter(self, data: object, *_: object) -> object:
         return data
