@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, read_tensors
+from .checkpoint import CheckpointError
 from .checkpoint.compare import differences, shapes
+from .checkpoint.reading import open_tensors
+from .checkpoint.tensors import read_each
 
 LATENT_CHANNELS, FACTOR, LATENT_SCALE = 4, 8, 0.18215
 """Stable Diffusion 1's latents, and what they are multiplied by for the UNet."""
@@ -26,6 +28,10 @@ UNET_CHANNELS = 9
 EXAMPLE_SIZE = 224
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """The colour that is zero to CLIP."""
+
+
+MOST_BLOCKS = 64
+"""Of a head. The published one has 5."""
 
 
 class HeadOps(Protocol):
@@ -128,7 +134,11 @@ def load_head(path: str | PathLike[str], *, ops: HeadOps = nn) -> ConditioningHe
         OSError: it cannot be opened.
     """
     try:
-        return build_head(read_tensors(Path(path))[0], ops=ops)
+        with open_tensors(Path(path)) as file:
+            roots = _head_roots(file.tensors)
+            head = {name: tensor for name, tensor in file.tensors.items() if name.startswith(roots)}
+            build_head(head, ops=ops)  # by the shapes alone, before anything is read for it
+            return build_head(dict(read_each(head, [file])), ops=ops)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -139,13 +149,8 @@ def build_head(tensors: Mapping[str, Tensor], *, ops: HeadOps = nn) -> Condition
     Raises:
         CheckpointError: there is no head, or not all and only the tensors of one.
     """
-    diffusers = any(name.startswith("mapper.blocks.") for name in tensors)
-    if not diffusers and not any(name.startswith("cond_stage_model.mapper.") for name in tensors):
-        raise CheckpointError(
-            "Expected the conditioning head of Paint by Example (mapper, final norm, projection, unconditional "
-            f"vector), but got {_what_else(tensors)}"
-        )
-    roots = _DIFFUSERS_ROOTS if diffusers else _LDM_ROOTS
+    roots = _head_roots(tensors)
+    diffusers = roots is _DIFFUSERS_ROOTS
     got = {name: tensor for name, tensor in tensors.items() if name.startswith(roots)}
     with torch.device("meta"):
         head = ConditioningHead(*_size_from_shapes(got), ops=ops)
@@ -168,6 +173,18 @@ def build_head(tensors: Mapping[str, Tensor], *, ops: HeadOps = nn) -> Condition
     return head.eval().requires_grad_(False)
 
 
+def _head_roots(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What the head's tensors start with: of diffusers' layout or LDM's."""
+    if any(name.startswith("mapper.blocks.") for name in tensors):
+        return _DIFFUSERS_ROOTS
+    if any(name.startswith("cond_stage_model.mapper.") for name in tensors):
+        return _LDM_ROOTS
+    raise CheckpointError(
+        "Expected the conditioning head of Paint by Example (mapper, final norm, projection, unconditional vector), "
+        f"but got {_what_else(tensors)}"
+    )
+
+
 def _names_in_file(name: str, diffusers: bool) -> list[str]:
     """Where the model's tensor is in a file; diffusers keeps query, key and value apart."""
     if not diffusers:
@@ -185,8 +202,13 @@ def _size_from_shapes(tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
             "Expected Paint by Example's conditioning head with a matrix proj_out.weight, but it is missing or no "
             "matrix. The file is incomplete; download it again."
         )
-    blocks = {match[1] for name in tensors if (match := re.search(r"mapper\.\w*blocks\.(\d+)\.", name))}
-    return projection.shape[1], len(blocks), projection.shape[0]
+    blocks = len({match[1] for name in tensors if (match := re.search(r"mapper\.\w*blocks\.(\d+)\.", name))})
+    if blocks > MOST_BLOCKS:
+        raise CheckpointError(
+            f"Expected Paint by Example's conditioning head of 5 blocks (up to {MOST_BLOCKS} are read), but got "
+            f"{blocks}. It is another model's; choose a Paint by Example file."
+        )
+    return projection.shape[1], blocks, projection.shape[0]
 
 
 def _what_else(tensors: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 OLDEST_HOST = (0, 20, 0)
 
 
@@ -17,3 +19,13 @@ def require_host() -> None:
         raise RuntimeError(
             f"Asymmetric VQGAN needs ComfyUI {oldest} or newer, but this is {__version__}. Update ComfyUI."
         )
+
+
+def file_fingerprint(path: str | Path) -> str:
+    """Changes whenever a file is written anew, also where its time of change is kept (`cp -p`, `rsync -t`, a rename).
+
+    The time of the last change of its entry cannot be set by hand, where the system knows one.
+    """
+    path = Path(path)
+    stat = path.stat()
+    return f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_dev}:{stat.st_ino}"

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 
 from ..asymvq.checkpoint import Checkpoint, read, with_encoder
 from ..asymvq.config import preset_name
+from .host import file_fingerprint
 from .vae import AsymmetricVAE
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class AsymVQLoader(io.ComfyNode):
     def fingerprint_inputs(cls, vae_name: str, base_vae: str = NO_BASE, dtype: str = Precision.AUTO) -> str:
         """A file that was written anew is loaded anew."""
         paths = [vae_path(name) for name in (vae_name, base_vae) if name != NO_BASE]
-        return ";".join(f"{path}:{path.stat().st_mtime_ns}" for path in paths) + f":{dtype}"
+        return ";".join(file_fingerprint(path) for path in paths) + f":{dtype}"
 
     @classmethod
     def execute(cls, vae_name: str, base_vae: str = NO_BASE, dtype: str = Precision.AUTO) -> io.NodeOutput:

@@ -32,6 +32,7 @@ from ..asymvq.paint_by_example import (
     kept,
     load_head,
 )
+from .host import file_fingerprint
 from .tensors import image_tensor, mask_tensor, require_one_size, to_image
 
 HeadType = io.Custom("PBE_HEAD")
@@ -97,13 +98,16 @@ class AsymVQPaintByExampleLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, ckpt_name: str) -> str:
-        return _fingerprint("checkpoints", ckpt_name)
+        """A file that was written anew is loaded anew."""
+        return file_fingerprint(folder_paths.get_full_path_or_raise("checkpoints", ckpt_name))
 
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
         tensors, metadata = _read(path)
         head = build_head(tensors, ops=comfy.ops.manual_cast)
+        for parameter in head.parameters():  # not mapped from the file, which may be overwritten while it is in use
+            parameter.data = parameter.data.clone()
         _check_complete(tensors)
         clip_vision = _load_tower(tensors)
         # the host would take the rest of the cond stage for a text encoder
@@ -144,7 +148,8 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, head_name: str) -> str:
-        return _fingerprint("clip_vision", head_name)
+        """A file that was written anew is loaded anew."""
+        return file_fingerprint(folder_paths.get_full_path_or_raise("clip_vision", head_name))
 
     @classmethod
     def execute(cls, head_name: str) -> io.NodeOutput:
@@ -240,12 +245,6 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
         # a first latent that is not zero would shine through: the host adds the noise to it
         empty = torch.zeros_like(channels[:, :LATENT_CHANNELS])
         return io.NodeOutput(positive, negative, {"samples": empty})
-
-
-def _fingerprint(folder: str, name: str) -> str:
-    """A file that was written anew is loaded anew."""
-    path = Path(folder_paths.get_full_path_or_raise(folder, name))
-    return f"{path}:{path.stat().st_mtime_ns}"
 
 
 def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:

@@ -19,8 +19,11 @@ import numpy as np
 import pytest
 import torch
 
-from asymvq.checkpoint import CheckpointError
-from asymvq.checkpoint.unpickle import read_pickle
+from asymvq.checkpoint import CheckpointError, read_tensors
+
+
+def read_pickle(path):
+    return read_tensors(path)[0]
 
 
 class LocalCallback:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
@@ -19,6 +18,10 @@ from ..config import AutoencoderConfig
 from ..layers import Ops
 from .errors import CheckpointError
 from .layouts import Layout, recognise
+from .native import CONFIG_KEY
+from .safetensors_header import read_safetensors
+from .source import LARGEST_JSON, Source, read_json
+from .tensors import TensorFile, read_each
 from .unpickle import read_pickle
 
 DIFFUSERS_STEM = "diffusion_pytorch_model"
@@ -33,7 +36,7 @@ class Checkpoint:
     layout: Layout
     config: AutoencoderConfig
     state_dict: dict[str, Tensor]
-    """Under the model's names, on the CPU; tensors may be mapped from the file and are read when touched."""
+    """Under the model's names, on the CPU, in memory of their own: the file may change or go."""
     metadata: dict[str, str]
     """As in the safetensors header; empty for pickles."""
 
@@ -59,7 +62,11 @@ def load(
     Raises:
         CheckpointError: as `read`.
     """
-    return build(read(path), dtype=dtype, device=device, ops=ops)
+    checkpoint = read(path)
+    dtype = dtype or checkpoint.dtype
+    for name, tensor in checkpoint.state_dict.items():  # one by one, so that they are never all there twice
+        checkpoint.state_dict[name] = tensor.to(device, dtype)
+    return build(checkpoint, dtype=dtype, device=device, ops=ops)
 
 
 def build(
@@ -122,10 +129,10 @@ def read(path: str | PathLike[str]) -> Checkpoint:
         CheckpointError: the file is missing, damaged, unsafe, or no autoencoder; the message names it.
     """
     try:
-        file = _find(Path(path))
-        tensors, metadata = read_tensors(file)
-        layout, config, state = recognise(tensors, norm_groups=_norm_groups_beside(file))
-        return Checkpoint(layout, config, _checked_values(state), metadata)
+        found = _find(Path(path))
+        with open_tensors(found) as file:
+            layout, config, state = recognise(file.tensors, norm_groups=_norm_groups_beside(found))
+            return Checkpoint(layout, config, _checked_values(read_each(state, [file])), file.metadata)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except OSError as error:
@@ -135,7 +142,7 @@ def read(path: str | PathLike[str]) -> Checkpoint:
 def from_tensors(tensors: Mapping[str, Tensor], *, norm_groups: int | None = None) -> Checkpoint:
     """As `read`, of tensors that are in memory already, under the names of any layout."""
     layout, config, state = recognise(tensors, norm_groups=norm_groups)
-    return Checkpoint(layout, config, _checked_values(state), {})
+    return Checkpoint(layout, config, _checked_values(state.items()), {})
 
 
 def _find(path: Path) -> Path:
@@ -155,35 +162,47 @@ def _find(path: Path) -> Path:
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All of a file's tensors as they are named in it, and its metadata. Pickles are read without running anything.
 
+    Each has memory of its own. Expanded ones (strides of 0) stay so: what they say they hold can be far more than the
+    file does.
+
     Raises:
         CheckpointError: the file is damaged, unsafe, or no checkpoint.
         OSError: it cannot be opened.
     """
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        raise CheckpointError("Expected a checkpoint, but the file is empty. Download it again.")
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return read_pickle(path), {}
-    if b"\0" not in head:
-        raise CheckpointError(
-            f"Expected a checkpoint, but got text that starts with {head[:40].decode(errors='replace')!r}: a web page "
-            "or a Git LFS pointer, saved in place of the weights. Download the file itself."
-        )
-    raise CheckpointError("Expected a safetensors file or a torch checkpoint, but got neither. Download it again.")
+    with open_tensors(path) as file:
+        return dict(read_each(file.tensors, [file], expanded=True)), file.metadata
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"Expected a safetensors file, but it cannot be read: {error}. It is damaged or cut short; download it "
-            "again."
-        ) from error
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[TensorFile]:
+    """As `read_tensors`, but without data: that is read by `read_each`, of the tensors that are taken.
+
+    The config of our own files is an exception: recognising needs it.
+    """
+    with Source(path) as source:
+        head = source.read_at(0, min(512, source.size))
+        if not head:
+            raise CheckpointError("Expected a checkpoint, but the file is empty. Download it again.")
+        if head[8:9] == b"{":
+            file = TensorFile(source, *read_safetensors(source))
+        elif head.startswith((b"PK\x03\x04", b"\x80")):
+            file = TensorFile(source, read_pickle(source), {})
+        elif b"\0" not in head:
+            raise CheckpointError(
+                f"Expected a checkpoint, but got text that starts with {head[:40].decode(errors='replace')!r}: a web "
+                "page or a Git LFS pointer, saved in place of the weights. Download the file itself."
+            )
+        else:
+            raise CheckpointError(
+                "Expected a safetensors file or a torch checkpoint, but got neither. Download it again."
+            )
+        configs = {
+            name: tensor
+            for name, tensor in file.tensors.items()
+            if name.endswith(CONFIG_KEY) and tensor.nbytes <= LARGEST_JSON
+        }
+        file.tensors.update(read_each(configs, [file]))
+        yield file
 
 
 def _norm_groups_beside(path: Path) -> int | None:
@@ -192,9 +211,9 @@ def _norm_groups_beside(path: Path) -> int | None:
     if not path.name.startswith(DIFFUSERS_STEM) or not file.is_file():
         return None
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
         groups, activation = config.get("norm_num_groups"), config.get("act_fn", "silu")
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise CheckpointError(
             f"Expected a JSON object in {file.name} beside it, but got: {error}. Download it again, or remove it."
         ) from error
@@ -205,9 +224,9 @@ def _norm_groups_beside(path: Path) -> int | None:
     return groups
 
 
-def _checked_values(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _checked_values(state: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     checked: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    for name, tensor in state:
         if tensor.dtype == torch.float64:
             tensor = tensor.float()
         if tensor.dtype not in _DTYPES:

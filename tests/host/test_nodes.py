@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -102,8 +103,21 @@ class TestLoader:
         node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"]
         before = node.fingerprint_inputs(vae_name="tiny.safetensors")
         assert before == node.fingerprint_inputs(vae_name="tiny.safetensors")
-        (host.base / "models/vae/tiny.safetensors").touch()
-        assert before != node.fingerprint_inputs(vae_name="tiny.safetensors")
+        file = host.base / "models/vae/tiny.safetensors"
+        file.touch()
+        touched = node.fingerprint_inputs(vae_name="tiny.safetensors")
+        assert before != touched
+        # as long as before and with the old time, over it and in its place
+        stat, content = file.stat(), file.read_bytes()
+        file.write_bytes(content)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        rewritten = node.fingerprint_inputs(vae_name="tiny.safetensors")
+        assert rewritten != touched
+        other = file.with_suffix(".new")
+        other.write_bytes(content)
+        os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        other.rename(file)
+        assert node.fingerprint_inputs(vae_name="tiny.safetensors") != rewritten
 
     def test_every_input_of_every_node_has_a_tooltip(self, host):
         for name in ("AsymVQLoader", "AsymVQDecode", "AsymVQSave", "AsymVQCompare", "AsymVQRandomMask"):
