@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+MAX_LEVELS, MAX_BLOCKS, MAX_CHANNELS, MAX_LATENT_CHANNELS, MAX_NORM_GROUPS, MAX_IMAGE_CHANNELS = (
+    10, 64, 2**14, 2**10, 2**10, 2**6,
+)  # fmt: skip
+"""Far above any autoencoder there is, and low enough that a damaged or hostile file is refused before it costs."""
+
+
+def _is_count(value: object, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def _is_number(value: object) -> bool:
+    # float() of a long int overflows
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**53)
+
+
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 class MaskReduction(str, Enum):
@@ -24,6 +45,75 @@ class ConditionConfig:
     sees_mask: bool = False
     """Whether its first convolution also takes the mask (ASUKA) or the masked picture alone (the paper)."""
     mask_reduction: MaskReduction = MaskReduction.NEAREST
+
+    def __post_init__(self) -> None:
+        if type(self.sees_mask) is not bool:
+            raise ValueError(f"Expected sees_mask to be true or false, but got {_cut(self.sees_mask)}.")
+        if not isinstance(self.mask_reduction, MaskReduction):
+            raise ValueError(f"Expected mask_reduction to be a MaskReduction, but got {_cut(self.mask_reduction)}.")
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What a diffusion pipeline must know of a VAE and no tensor tells: its model sees (z - shift) · scaling.
+
+    Encoding and decoding give and take z itself, and do not use it. It goes along from file to file.
+    """
+
+    scaling_factor: float
+    shift_factor: float | None = None
+    latents_mean: tuple[float, ...] | None = None
+    """One number a latent channel, as `latents_std`: models that normalise each channel have both."""
+    latents_std: tuple[float, ...] | None = None
+    force_upcast: bool | None = None
+    """Whether pipelines run the VAE in float32. None: not said, as in all that follow."""
+    sample_size: int | tuple[int, int] | None = None
+    """Side (or height and width) of the pictures that the VAE was trained on, pixels."""
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.scaling_factor) or self.scaling_factor <= 0:
+            raise ValueError(f"Expected scaling_factor to be a number above 0, but got {_cut(self.scaling_factor)}.")
+        if self.shift_factor is not None and not _is_number(self.shift_factor):
+            raise ValueError(f"Expected shift_factor to be a number, but got {_cut(self.shift_factor)}.")
+        for name in ("latents_mean", "latents_std"):
+            values = getattr(self, name)
+            if values is not None and not (
+                isinstance(values, tuple) and len(values) <= MAX_LATENT_CHANNELS and all(map(_is_number, values))
+            ):
+                raise ValueError(f"Expected {name} to be one number a latent channel, but got {_cut(values)}.")
+        if self.force_upcast is not None and type(self.force_upcast) is not bool:
+            raise ValueError(f"Expected force_upcast to be true or false, but got {_cut(self.force_upcast)}.")
+        sides = self.sample_size if isinstance(self.sample_size, tuple) else (self.sample_size,) * 2
+        if self.sample_size is not None and not (
+            len(sides) == 2 and all(type(side) is int and 0 < side <= 2**20 for side in sides)
+        ):
+            raise ValueError(f"Expected sample_size to be a side in pixels, but got {_cut(self.sample_size)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known, under diffusers' names, as `json.dumps` takes it."""
+        values = ((name, value) for name, value in dataclasses.asdict(self).items() if value is not None)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LatentSpace:
+        """The inverse of `to_dict`, also from a whole diffusers config: names that do not belong here are skipped.
+
+        Raises:
+            ValueError: no scaling_factor, or values of another kind.
+        """
+        if not isinstance(data, Mapping) or "scaling_factor" not in data:
+            raise ValueError(f"Expected a scaling_factor, but got {_cut(data)}.")
+        known: dict[str, Any] = {field.name: data.get(field.name) for field in dataclasses.fields(cls)}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+
+
+LATENT_SPACES: dict[str, LatentSpace] = {
+    "sd": LatentSpace(0.18215),
+    "sdxl": LatentSpace(0.13025),
+    "sd3": LatentSpace(1.5305, 0.0609),
+    "flux": LatentSpace(0.3611, 0.1159),
+}
+"""Of the published VAEs: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +137,45 @@ class AutoencoderConfig:
     post_quant_conv: bool = True
     norm_groups: int = 32
     image_channels: int = 3
+    latents: LatentSpace | None = dataclasses.field(default=None, compare=False)
+    """Goes along with the shape, but is no part of it: two configs of one shape are equal. None: nobody said."""
 
     def __post_init__(self) -> None:
         for name in ("decoder_channels", "encoder_channels"):
+            if isinstance(channels := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(channels))
+        bounds = {
+            "latent_channels": MAX_LATENT_CHANNELS,
+            "decoder_blocks": MAX_BLOCKS,
+            "encoder_blocks": MAX_BLOCKS,
+            "norm_groups": MAX_NORM_GROUPS,
+            "image_channels": MAX_IMAGE_CHANNELS,
+        }
+        for name, most in bounds.items():
+            if not _is_count(value := getattr(self, name), most):
+                raise ValueError(f"Expected {name} to be a whole number from 1 to {most}, but got {_cut(value)}.")
+        for name in ("quant_conv", "post_quant_conv"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ValueError(f"Expected {name} to be true or false, but got {_cut(value)}.")
+        if self.condition is not None and not isinstance(self.condition, ConditionConfig):
+            raise ValueError(f"Expected condition to be a ConditionConfig or None, but got {_cut(self.condition)}.")
+        if self.latents is not None and not isinstance(self.latents, LatentSpace):
+            raise ValueError(f"Expected latents to be a LatentSpace or None, but got {_cut(self.latents)}.")
+        for name in ("latents_mean", "latents_std"):
+            values = getattr(self.latents, name, None)
+            if values is not None and len(values) != self.latent_channels:
+                raise ValueError(f"Expected {self.latent_channels} numbers in {name}, but got {len(values)}.")
+        for name in ("decoder_channels", "encoder_channels"):
             channels = getattr(self, name)
-            if channels is None:
+            if channels is None and name == "encoder_channels":
                 continue
-            if not channels or any(c % self.norm_groups for c in channels):
+            if not isinstance(channels, tuple) or not 1 <= len(channels) <= MAX_LEVELS:
+                raise ValueError(f"Expected {name} to be of 1 to {MAX_LEVELS} levels, but got {_cut(channels)}.")
+            if not all(_is_count(c, MAX_CHANNELS) for c in channels):
+                raise ValueError(
+                    f"Expected {name} to be whole numbers from 1 to {MAX_CHANNELS}, but got {_cut(channels)}."
+                )
+            if any(c % self.norm_groups for c in channels):
                 raise ValueError(
                     f"Expected {name} to be multiples of norm_groups={self.norm_groups}, but got {channels}."
                 )
@@ -76,34 +198,37 @@ class AutoencoderConfig:
         return (*self.decoder_channels, self.decoder_channels[-1])
 
     def to_dict(self) -> dict[str, Any]:
-        """As `json.dumps` takes it, and `from_dict` takes back."""
+        """The shape, as `json.dumps` takes it, and `from_dict` takes back; without `latents`."""
         data = dataclasses.asdict(self)
+        del data["latents"]
         if self.condition is not None:
             data["condition"]["mask_reduction"] = self.condition.mask_reduction.value
         return data
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> AutoencoderConfig:
-        """The inverse of `to_dict`.
+    def from_dict(cls, data: Mapping[str, Any]) -> AutoencoderConfig:
+        """The inverse of `to_dict`. Nothing is converted: a "4" is no 4.
 
         Raises:
-            ValueError: unknown or missing fields, or values that fit no autoencoder.
+            ValueError: unknown fields, or values that fit no autoencoder.
         """
-        data = dict(data)
-        unknown = sorted(set(data) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"Expected an autoencoder config, but got unknown fields {unknown}.")
-        try:
-            if (condition := data.get("condition")) is not None:
-                data["condition"] = ConditionConfig(
-                    bool(condition["sees_mask"]), MaskReduction(condition["mask_reduction"])
-                )
-            for name in ("decoder_channels", "encoder_channels"):
-                if data.get(name) is not None:
-                    data[name] = tuple(int(c) for c in data[name])
-            return cls(**data)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"Expected an autoencoder config, but got one that does not fit: {error}.") from error
+        fields = {field.name for field in dataclasses.fields(cls)} - {"latents"}
+        if not isinstance(data, Mapping) or (set(data) - fields):
+            unknown = sorted(map(str, set(data) - fields)) if isinstance(data, Mapping) else data
+            raise ValueError(f"Expected an autoencoder config, but got unknown fields {_cut(unknown)}.")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        condition = values.get("condition")
+        if condition is not None:
+            if isinstance(condition, Mapping) and condition.get("coarsest") is True:
+                # an early field that said what always is
+                condition = {name: value for name, value in condition.items() if name != "coarsest"}
+            if not isinstance(condition, Mapping) or set(condition) != {"sees_mask", "mask_reduction"}:
+                raise ValueError(f"Expected a condition of sees_mask and mask_reduction, but got {_cut(condition)}.")
+            reduction, reductions = condition["mask_reduction"], [member.value for member in MaskReduction]
+            if reduction not in reductions:
+                raise ValueError(f"Expected mask_reduction to be one of {reductions}, but got {_cut(reduction)}.")
+            values["condition"] = ConditionConfig(condition["sees_mask"], MaskReduction(reduction))
+        return cls(**values)
 
 
 PRESETS: dict[str, AutoencoderConfig] = {

@@ -6,23 +6,29 @@ encoder is `decoder.condition_encoder`, and attention projections are 1×1 convo
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 
 import torch
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import AutoencoderConfig, ConditionConfig, MaskReduction
+from ..config import LATENT_SPACES, PRESETS, AutoencoderConfig, ConditionConfig, LatentSpace, MaskReduction, preset_name
 from .compare import differences, shapes
-from .errors import CheckpointError
-from .native import PREFIX, from_native
+from .errors import CheckpointError, shown
+from .foreign import foreign_autoencoder, quantised
+from .locate import Found, find_autoencoder
+from .native import LATENTS_KEY, PREFIX, from_native
 
 log = logging.getLogger(__name__)
 
 DEFAULT_NORM_GROUPS = 32
+_TENSORS_A_BLOCK = 8
+"""Weights and biases of two norms and two convolutions, the least that a residual block has."""
 
 
 class Layout(Enum):
@@ -37,126 +43,210 @@ class Layout(Enum):
     STOCK_DIFFUSERS = "stock diffusers"
 
 
-_STOCK_PREFIXES = ("", "first_stage_model.", "vae.")
-_ROOTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-_UNUSED = ("decoder.up_layers.", "decoder.encoder_up_layers.")
-"""Deconvolutions that the paper's and ASUKA's code make only to read widths off them."""
+_TRAINING_REMAINS = re.compile(
+    r"(loss\w*|\w+_loss|discriminator|disc|lpips|criterion|metrics?|optim\w*|\w*schedulers?|\w*scaler|callbacks|loops"
+    r"|model_ema|ema_model|hyper_parameters)\."
+    # deconvolutions that the paper's and ASUKA's code make only to read widths off them
+    r"|decoder\.(up_layers|encoder_up_layers)\."
+)
+_COUNTERS = re.compile(r"\w+")
+"""Names without a dot, of one number: steps, epochs, decays."""
+_OTHER_PARTS = re.compile(
+    r"(model\.diffusion_model|diffusion_model|cond_stage_model|conditioner|denoiser|text_encoders?(_\d)?|text_model|unet"
+    r"|transformer|control_model|clip_\w+|te\d?|proj_out|lora_\w+|embedding_manager)\."
+    r"|(betas|alphas_cumprod\w*|\w+_alphas_cumprod|log_one_minus\w+|posterior_\w+|lvlb_weights|logvar|scale_factor"
+    r"|learnable_vector|edm_mean|edm_std|ztsnr|v_pred|sigmas)$"
+)
+"""Of whole checkpoints whose autoencoder has no prefix."""
 
-# Longer names first: `.mid_block.resnets.0.` before `.resnets.`.
-_LDM_TO_DIFFUSERS = (
-    (".mid.block_1.", ".mid_block.resnets.0."),
-    (".mid.block_2.", ".mid_block.resnets.1."),
-    (".mid.attn_1.norm.", ".mid_block.attentions.0.group_norm."),
-    (".mid.attn_1.q.", ".mid_block.attentions.0.to_q."),
-    (".mid.attn_1.k.", ".mid_block.attentions.0.to_k."),
-    (".mid.attn_1.v.", ".mid_block.attentions.0.to_v."),
-    (".mid.attn_1.proj_out.", ".mid_block.attentions.0.to_out.0."),
-    ("encoder.down.", "encoder.down_blocks."),
+# Read from the last pair to the first on the way back. What the longer names contain comes first: `.block.` is no part
+# of `.mid.block_1.`, but `.resnets.` is of `.mid_block.resnets.0.`.
+_TO_DIFFUSERS = (
+    (".attn_1.norm.", ".attn_1.group_norm."),
+    (".attn_1.q.", ".attn_1.to_q."),
+    (".attn_1.k.", ".attn_1.to_k."),
+    (".attn_1.v.", ".attn_1.to_v."),
+    (".attn_1.proj_out.", ".attn_1.to_out.0."),
     (".block.", ".resnets."),
     (".nin_shortcut.", ".conv_shortcut."),
     (".downsample.", ".downsamplers.0."),
     (".upsample.", ".upsamplers.0."),
     (".norm_out.", ".conv_norm_out."),
+    ("encoder.down.", "encoder.down_blocks."),
+    (".mid.block_1.", ".mid_block.resnets.0."),
+    (".mid.block_2.", ".mid_block.resnets.1."),
+    (".mid.attn_1.", ".mid_block.attentions.0."),
 )
-_OLD_DIFFUSERS_ATTENTION = (
-    (".query.", ".to_q."),
-    (".key.", ".to_k."),
-    (".value.", ".to_v."),
-    (".proj_attn.", ".to_out.0."),
+_TO_MODEL = (
+    *((theirs, ours) for ours, theirs in reversed(_TO_DIFFUSERS)),
+    # older diffusers
+    (".attn_1.query.", ".attn_1.q."),
+    (".attn_1.key.", ".attn_1.k."),
+    (".attn_1.value.", ".attn_1.v."),
+    (".attn_1.proj_attn.", ".attn_1.proj_out."),
+    # the paper and ASUKA
+    ("decoder.encoder.", "decoder.condition_encoder."),
+    # FLUX.2's own code
+    ("encoder.quant_conv.", "quant_conv."),
+    ("decoder.post_quant_conv.", "post_quant_conv."),
 )
+"""All of them for every file, so that mixed names are read too: the check that follows is exact."""
+_DIFFUSERS_LEVEL = re.compile(r"^decoder\.up_blocks\.(\d{1,4})\.")
+_MODEL_LEVEL = re.compile(r"^decoder\.up\.(\d{1,4})\.")
 _ATTENTION_WEIGHT = re.compile(r"\.mid\.attn_1\.(q|k|v|proj_out)\.weight$")
+
+_TELLING_PARTS = (
+    # latent space, channels, and what a whole checkpoint beside it holds
+    ("sdxl", 4, r"conditioner\."),
+    ("sd", 4, r"cond_stage_model\."),
+    ("sd3", 16, r"model\.diffusion_model\.joint_blocks\."),
+    ("flux", 16, r"model\.diffusion_model\.double_blocks\."),
+)
+_TELLING_ARCHITECTURES = (
+    ("sdxl", 4, r"stable-diffusion-xl"),
+    ("sd", 4, r"stable-diffusion-v[12]"),
+    ("sd3", 16, r"stable-diffusion-v?3"),
+    ("flux", 16, r"flux\W?1"),
+)
+"""As `modelspec.architecture` in the metadata names them."""
+_NORMALISED_OTHERWISE = ("edm_mean", "edm_std")
+"""Playground's checkpoints look like SDXL's."""
 
 
 def recognise(
-    tensors: Mapping[str, Tensor], *, norm_groups: int | None = None
+    tensors: Mapping[str, Tensor],
+    *,
+    norm_groups: int | None = None,
+    latents: LatentSpace | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> tuple[Layout, AutoencoderConfig, dict[str, Tensor]]:
     """Layout, shape and the tensors under the model's names, checked to be exactly the model's.
 
     Args:
         norm_groups: where the file's neighbour says so; no tensor's shape does.
+        latents: likewise.
+        metadata: of the file, which may tell the latent space.
 
     Raises:
-        CheckpointError: no autoencoder, or not all and only the tensors of one.
+        CheckpointError: no autoencoder, not all and only the tensors of one, or one of another kind.
     """
-    if any(name.startswith(PREFIX) for name in tensors):
-        layout, (config, state) = Layout.NATIVE, from_native(tensors)
+    found = find_autoencoder(tensors)
+    inside, left_out = _without_remains(found)
+    _refuse_foreign(inside)
+    if found.is_native:
+        layout = Layout.NATIVE
+        config, state = from_native({PREFIX + name: tensor for name, tensor in inside.items()})
     else:
-        layout, state = _to_model_names(_without_prefix(tensors))
+        layout, state = _to_model_names(inside)
         config = _config_from_shapes(state, norm_groups or DEFAULT_NORM_GROUPS)
     state = {name: _attention_as_conv(name, tensor) for name, tensor in state.items()}
     _check_complete(config, state)
-    return layout, config, state
+    if latents is None:
+        latents = config.latents or _told_latents(layout, config, [*found.outside, *left_out], metadata or {})
+    try:
+        return layout, dataclasses.replace(config, latents=latents), state
+    except ValueError as error:
+        raise CheckpointError(f"{error} What stands beside the weights belongs to another model.") from error
+
+
+def _without_remains(found: Found) -> tuple[dict[str, Tensor], list[str]]:
+    """The autoencoder's tensors, and the names of what training or the rest of a checkpoint left among them."""
+    inside: dict[str, Tensor] = {}
+    left_out: list[str] = []
+    for name, tensor in found.tensors.items():
+        if found.is_native:  # holds nothing else
+            inside[name] = tensor
+            continue
+        remains = _TRAINING_REMAINS.match(name) or (not found.prefix and _OTHER_PARTS.match(name))
+        if remains or (tensor.numel() == 1 and _COUNTERS.fullmatch(name)):
+            left_out.append(name)
+        else:
+            inside[name] = tensor
+    if left_out or found.outside:
+        log.info("Left out %d tensors that do not belong to the autoencoder.", len(left_out) + len(found.outside))
+    return inside, left_out
+
+
+def _refuse_foreign(tensors: Mapping[str, Tensor]) -> None:
+    if name := quantised(tensors):
+        raise CheckpointError(
+            f"Expected weights in float32, float16 or bfloat16, but got quantised ones ({shown(name)}). Get an "
+            "unquantised file; a VAE is small."
+        )
+    if kind := foreign_autoencoder(tensors):
+        raise CheckpointError(
+            f"Expected an autoencoder like those of SD, SDXL, SD3 and FLUX.1, but got {kind}. It has other latents or "
+            "another network, which cannot be read here; decode with the nodes or the pipeline of its own model."
+        )
+
+
+def _told_latents(
+    layout: Layout, config: AutoencoderConfig, others: Iterable[str], metadata: Mapping[str, str]
+) -> LatentSpace | None:
+    """How pipelines scale the latents, where the file tells. None: nothing tells, and nothing is guessed."""
+    if LATENTS_KEY in metadata:
+        try:
+            return LatentSpace.from_dict(json.loads(metadata[LATENTS_KEY]))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{error} It stands in the metadata as {LATENTS_KEY}; save the file again."
+            ) from error
+    architecture = metadata.get("modelspec.architecture", "").lower()
+    for name, channels, pattern in _TELLING_ARCHITECTURES:
+        if config.latent_channels == channels and re.match(pattern, architecture):
+            return LATENT_SPACES[name]
+    others = list(others)
+    if not any(name in _NORMALISED_OTHERWISE for name in others):
+        for name, channels, pattern in _TELLING_PARTS:
+            part = re.compile(pattern)
+            if config.latent_channels == channels and any(map(part.match, others)):
+                return LATENT_SPACES[name]
+    if layout is Layout.PAPER and config.latent_channels == 4 and preset_name(config) in PRESETS:
+        return LATENT_SPACES["sd"]
+    if layout is Layout.ASUKA and config.latent_channels == 16:
+        return LATENT_SPACES["flux"]
+    return None
 
 
 def to_diffusers(state: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
     """The tensors under diffusers' names, attention weights as matrices."""
-    coarsest = len(config.decoder_channels) - 1
     converted: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if _ATTENTION_WEIGHT.search(name):
             tensor = tensor.flatten(1)
-        converted[_rename(_reverse_levels(name, "up", "up_blocks", coarsest), _LDM_TO_DIFFUSERS)] = tensor
+        name = _reverse_levels(name, _MODEL_LEVEL, "up_blocks", len(config.decoder_channels) - 1)
+        converted[_rename(name, _TO_DIFFUSERS)] = tensor
     return converted
 
 
 def _rename(name: str, pairs: Collection[tuple[str, str]]) -> str:
     for old, new in pairs:
-        name = name.replace(old, new)
+        if old[0] == "." or name.startswith(old):
+            name = name.replace(old, new)
     return name
 
 
-def _reverse_levels(name: str, old: str, new: str, coarsest: int) -> str:
+def _reverse_levels(name: str, level: re.Pattern[str], new: str, coarsest: int) -> str:
     """LDM counts a decoder's levels from the finest, diffusers from the coarsest."""
-    return re.sub(rf"^decoder\.{old}\.(\d+)\.", lambda match: f"decoder.{new}.{coarsest - int(match[1])}.", name)
+    return level.sub(lambda match: f"decoder.{new}.{coarsest - int(match[1])}.", name)
 
 
 def _attention_as_conv(name: str, tensor: Tensor) -> Tensor:
     return tensor[:, :, None, None] if tensor.ndim == 2 and _ATTENTION_WEIGHT.search(name) else tensor
 
 
-def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _STOCK_PREFIXES:
-        if f"{prefix}decoder.conv_in.weight" in tensors:
-            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    raise CheckpointError(
-        f"Expected an autoencoder with a decoder (decoder.conv_in.weight), but got {_what_else(tensors)}. Choose a VAE "
-        "file: asymmetric (paper, diffusers, ASUKA, or saved by this pack) or stock (SD, SDXL, SD3, FLUX)."
-    )
-
-
-def _what_else(tensors: Mapping[str, Tensor]) -> str:
-    names = list(tensors)
-    if not names:
-        return "a file without tensors"
-    if any("lora" in name.lower() for name in names):
-        return "a LoRA"
-    if any(name.startswith("encoder.conv_in.") for name in names):
-        return "an encoder alone"
-    if any(re.search(r"^(model\.diffusion_model\.|input_blocks\.|time_embed|double_blocks\.)", name) for name in names):
-        return "a diffusion model without a VAE"
-    return f"{len(names)} tensors, the first of them {names[:3]}"
-
-
 def _to_model_names(tensors: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
-    levels = {int(match[1]) for name in tensors if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", name))}
-    if levels:
-        pairs = (*_OLD_DIFFUSERS_ATTENTION, *((new, old) for old, new in _LDM_TO_DIFFUSERS))
-        state = {
-            _rename(_reverse_levels(name, "up_blocks", "up", max(levels)), pairs): tensor
-            for name, tensor in tensors.items()
-        }
-        asymmetric = "decoder.condition_encoder.layers.0.weight" in state
-        return Layout.DIFFUSERS if asymmetric else Layout.STOCK_DIFFUSERS, state
-
-    # Training checkpoints hold losses, discriminators and averaged weights beside the model.
-    state = {
-        re.sub(r"^decoder\.encoder\.", "decoder.condition_encoder.", name): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(_ROOTS) and not name.startswith(_UNUSED)
-    }
-    if len(state) < len(tensors):
-        log.debug("left out %d tensors that do not belong to the autoencoder", len(tensors) - len(state))
+    levels = [int(match[1]) for name in tensors if (match := _DIFFUSERS_LEVEL.match(name))]
+    coarsest = max(levels, default=0)
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        ours = _rename(_reverse_levels(name, _DIFFUSERS_LEVEL, "up", coarsest), _TO_MODEL)
+        if ours in state:
+            raise CheckpointError(f"Expected one tensor for {shown(ours)}, but got several, {shown(name)} among them.")
+        state[ours] = tensor
     first = state.get("decoder.condition_encoder.layers.0.weight")
+    if levels:
+        return Layout.STOCK_DIFFUSERS if first is None else Layout.DIFFUSERS, state
     if first is None:
         return Layout.STOCK_LDM, state
     image_channels = _shape(state, "decoder.conv_out.weight")[0]
@@ -211,6 +301,8 @@ def _config_from_shapes(state: Mapping[str, Tensor], norm_groups: int) -> Autoen
     except CheckpointError:
         raise
     except ValueError as error:
+        if "norm_groups" not in str(error):
+            raise CheckpointError(f"{error} The file is damaged, or of another architecture.") from error
         raise CheckpointError(
             f"{error} If the model was made with another number of groups, put its config.json (norm_num_groups) "
             "beside a diffusers file."
@@ -218,6 +310,13 @@ def _config_from_shapes(state: Mapping[str, Tensor], norm_groups: int) -> Autoen
 
 
 def _check_complete(config: AutoencoderConfig, state: Mapping[str, Tensor]) -> None:
+    levels = len(config.decoder_channels)
+    blocks = levels * (config.decoder_blocks + (config.encoder_blocks if config.encoder_channels else 0))
+    if (least := _TENSORS_A_BLOCK * blocks) > len(state):  # before anything is built, which costs time a block
+        raise CheckpointError(
+            f"Expected at least {least} tensors for {levels} levels of {config.decoder_blocks} residual blocks, but "
+            f"got {len(state)}. The file is incomplete or damaged."
+        )
     with torch.device("meta"):
         expected = shapes(AsymmetricAutoencoder(config).state_dict())
     if found := differences(expected, shapes(state)):

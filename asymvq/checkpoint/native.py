@@ -6,6 +6,7 @@ that rewrite a file keep its tensors and lose its metadata; the copy in the meta
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -13,12 +14,15 @@ from datetime import datetime, timezone
 import torch
 from torch import Tensor, nn
 
-from ..config import AutoencoderConfig, preset_name
-from .errors import CheckpointError
+from ..config import AutoencoderConfig, LatentSpace, preset_name
+from .errors import CheckpointError, shown
 
 PREFIX = "asymvq."
 CONFIG_KEY = PREFIX + "config"
+LATENTS_KEY = PREFIX + "latents"
+"""In the metadata: how pipelines scale the latents."""
 FORMAT_VERSION = 1
+MAX_CONFIG_BYTES = 2**16
 
 
 def to_native(vae: nn.Module | Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
@@ -32,7 +36,10 @@ def to_native(vae: nn.Module | Mapping[str, Tensor], config: AutoencoderConfig) 
         The same tensors under prefixed names, and the config: uint8, (N,), UTF-8 JSON.
     """
     state = vae.state_dict() if isinstance(vae, nn.Module) else vae
-    text = json.dumps({"format": FORMAT_VERSION, "config": config.to_dict()})
+    data = {"format": FORMAT_VERSION, "config": config.to_dict()}
+    if config.latents is not None:  # beside the config, where older versions do not look
+        data["latents"] = config.latents.to_dict()
+    text = json.dumps(data)
     tensors = {PREFIX + name: tensor for name, tensor in state.items()}
     tensors[CONFIG_KEY] = torch.tensor(list(text.encode()), dtype=torch.uint8)
     return tensors
@@ -49,6 +56,7 @@ def native_metadata(config: AutoencoderConfig, extra: Mapping[str, str] | None =
         "format": "pt",
         "asymvq.format": str(FORMAT_VERSION),
         "asymvq.config": json.dumps(config.to_dict()),
+        **latents_metadata(config),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "asymmetric-vqgan/vae",
         "modelspec.implementation": "asymvq",
@@ -56,6 +64,10 @@ def native_metadata(config: AutoencoderConfig, extra: Mapping[str, str] | None =
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **(extra or {}),
     }
+
+
+def latents_metadata(config: AutoencoderConfig) -> dict[str, str]:
+    return {} if config.latents is None else {LATENTS_KEY: json.dumps(config.latents.to_dict())}
 
 
 def from_native(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict[str, Tensor]]:
@@ -68,18 +80,23 @@ def from_native(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict[
     encoded = state.pop(CONFIG_KEY, None)
     if encoded is None:
         raise CheckpointError(f"Expected the config as tensor {CONFIG_KEY!r}, but it is missing. Save the file again.")
+    if encoded.numel() > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"Expected a config of up to {MAX_CONFIG_BYTES} bytes, but got {encoded.numel()}.")
     try:
         # Tools that convert every tensor to half precision leave 0…255 exact.
-        data = json.loads(bytes(encoded.to(torch.uint8).tolist()))
+        data = json.loads(bytes(encoded.flatten().to(torch.uint8).tolist()))
         version = data["format"]
         config = AutoencoderConfig.from_dict(data["config"]) if version == FORMAT_VERSION else None
-    except (ValueError, KeyError, TypeError) as error:
+        if config is not None and data.get("latents") is not None:
+            config = dataclasses.replace(config, latents=LatentSpace.from_dict(data["latents"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"Expected the config as JSON in tensor {CONFIG_KEY!r}, but it cannot be read: {error}. "
+            f"Expected the config as JSON in tensor {CONFIG_KEY!r}, but it cannot be read: {str(error).rstrip('.')}. "
             "Save the file again."
         ) from error
     if config is None:
         raise CheckpointError(
-            f"Expected format version {FORMAT_VERSION}, but got {version}. Update this node pack to read the file."
+            f"Expected format version {FORMAT_VERSION}, but got {shown(version)}. "
+            "Update this node pack to read the file."
         )
     return config, {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}

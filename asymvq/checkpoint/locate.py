@@ -1,0 +1,128 @@
+"""Where among a file's names the autoencoder stands.
+
+An anchor, a tensor that every autoencoder has, is looked for anywhere; what stands before it is a wrapper's prefix
+(`first_stage_model.`, `vae.`, `model.`, any). So no list of prefixes is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .errors import CheckpointError, shown
+from .foreign import what_else
+from .native import PREFIX
+
+log = logging.getLogger(__name__)
+
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+"""What torch's own wrappers (parallel, compiled) put between names, anywhere."""
+_ANCHORS = (f"{PREFIX}config", f"{PREFIX}decoder.conv_in.weight", "decoder.conv_in.weight")
+_BARE_ANCHOR = "conv_in.weight"
+_AVERAGED = re.compile(r"(?<!non)(?:^|[._])(?:ema|ewma|averaged?|avg|swa)(?=[._\d]|$)")
+_OF_AN_AUTOENCODER = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|bn|quantize|latents?_(mean|std))(\.|$)")
+_MAX_COPIES = 16
+
+
+@dataclass(frozen=True)
+class Found:
+    """An autoencoder among other things."""
+
+    prefix: str
+    """What stands before its names, with the last dot; ends in "asymvq." for our own format."""
+    tensors: dict[str, Tensor]
+    """Under its prefix, without it; a decoder or encoder alone has its "decoder." put before bare names."""
+    outside: tuple[str, ...]
+    """The names of everything else."""
+
+    @property
+    def is_native(self) -> bool:
+        return self.prefix == PREFIX or self.prefix.endswith(f".{PREFIX}")
+
+
+def find_autoencoder(tensors: Mapping[str, Tensor]) -> Found:
+    """The one autoencoder of a file. Of several copies, a complete one goes before a decoder alone, then averaged
+    weights (`ema`) before the raw ones that they are the average of.
+
+    Raises:
+        CheckpointError: there is none, or there are several and nothing says which is meant.
+    """
+    tensors = _without_wrappers(tensors)
+    prefixes = {name[: len(name) - len(anchor)] for anchor in _ANCHORS for name in tensors if _ends_with(name, anchor)}
+    prefixes = {f"{p}{PREFIX}" if f"{p}{_ANCHORS[0]}" in tensors else p for p in prefixes}
+    if not prefixes:
+        return _bare_decoder(tensors)
+    if len(prefixes) > _MAX_COPIES:
+        raise CheckpointError(f"Expected one autoencoder, but got {len(prefixes)}. Save the one that you mean alone.")
+    copies: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in prefixes}
+    outside: list[str] = []
+    longest_first = sorted(prefixes, key=len, reverse=True)
+    for name, tensor in tensors.items():
+        prefix = next((prefix for prefix in longest_first if name.startswith(prefix)), None)
+        if prefix is None:
+            outside.append(name)
+        else:
+            copies[prefix][name.removeprefix(prefix)] = tensor
+    prefix = _choose(copies)
+    _refuse_torn(prefix, outside)
+    return Found(prefix, copies[prefix], tuple(outside))
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if not any(wrapper in name for name in tensors for wrapper in _WRAPPERS):
+        return tensors
+    renamed = {".".join(p for p in name.split(".") if p not in _WRAPPERS): t for name, t in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else tensors
+
+
+def _ends_with(name: str, anchor: str) -> bool:
+    return name.endswith(anchor) and (len(name) == len(anchor) or name[-len(anchor) - 1] == ".")
+
+
+def _bare_decoder(tensors: Mapping[str, Tensor]) -> Found:
+    """A decoder alone whose names lack "decoder."; what has levels down, too, is no decoder."""
+    prefixes = [name.removesuffix(_BARE_ANCHOR) for name in tensors if _ends_with(name, _BARE_ANCHOR)]
+    for prefix in prefixes[:_MAX_COPIES]:
+        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        parts = {name.partition(".")[0] for name in inside}
+        if parts & {"up", "up_blocks"} and parts & {"mid", "mid_block"} and not parts & {"down", "down_blocks"}:
+            named = {n if n.startswith("post_quant_conv.") else f"decoder.{n}": t for n, t in inside.items()}
+            outside = [name for name in tensors if not name.startswith(prefix)]
+            _refuse_torn(prefix, outside)
+            return Found(prefix, named, tuple(outside))
+    raise CheckpointError(
+        f"Expected an autoencoder with a decoder (decoder.conv_in.weight), but got {what_else(tensors)}. Choose a VAE "
+        "file: asymmetric (paper, diffusers, ASUKA, or saved by this pack) or stock (SD, SDXL, SD3, FLUX)."
+    )
+
+
+def _choose(copies: Mapping[str, Mapping[str, Tensor]]) -> str:
+    def rank(prefix: str) -> tuple[bool, bool]:
+        return any(name.startswith("encoder.") for name in copies[prefix]), bool(_AVERAGED.search(prefix))
+
+    best, *others = sorted(copies, key=rank, reverse=True)
+    if others and rank(others[0]) == rank(best):
+        raise CheckpointError(
+            f"Expected one autoencoder, but got {len(copies)}: under {shown(repr(best), 40)} and "
+            f"{shown(repr(others[0]), 40)}. Save the one that you mean to a file of its own."
+        )
+    if others:
+        log.info("Read the autoencoder under %r; left out those under %s.", best, sorted(others))
+    return best
+
+
+def _refuse_torn(prefix: str, outside: list[str]) -> None:
+    """Half of an autoencoder beside the prefix would be dropped without a word."""
+    parts = prefix.split(".")[:-1]
+    ancestors = [".".join([*parts[:depth], ""]) for depth in range(len(parts) - 1, -1, -1)]
+    for name in outside:
+        ancestor = next(ancestor for ancestor in ancestors if name.startswith(ancestor))
+        if _OF_AN_AUTOENCODER.match(name, len(ancestor)):
+            raise CheckpointError(
+                f"Expected all of the autoencoder under {shown(repr(prefix), 40)}, where its decoder is, but got "
+                f"{shown(name)} beside it. Save all its tensors under one prefix."
+            )
