@@ -24,6 +24,10 @@ def _is_number(value: object) -> bool:
     return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**53)
 
 
+def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+
+
 def _cut(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
@@ -104,7 +108,7 @@ class LatentSpace:
         if not isinstance(data, Mapping) or "scaling_factor" not in data:
             raise ValueError(f"Expected a scaling_factor, but got {_cut(data)}.")
         known: dict[str, Any] = {field.name: data.get(field.name) for field in dataclasses.fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+        return cls(**_with_tuples(known))
 
 
 LATENT_SPACES: dict[str, LatentSpace] = {
@@ -216,7 +220,7 @@ class AutoencoderConfig:
         if not isinstance(data, Mapping) or (set(data) - fields):
             unknown = sorted(map(str, set(data) - fields)) if isinstance(data, Mapping) else data
             raise ValueError(f"Expected an autoencoder config, but got unknown fields {_cut(unknown)}.")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values = _with_tuples(data)
         condition = values.get("condition")
         if condition is not None:
             if isinstance(condition, Mapping) and condition.get("coarsest") is True:
