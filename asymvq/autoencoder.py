@@ -9,6 +9,7 @@ from .config import AutoencoderConfig
 from .decoder import Decoder
 from .encoder import Encoder
 from .layers import CastingOps, Ops
+from .values import image_values
 
 
 class AsymmetricAutoencoder(nn.Module):
@@ -54,7 +55,18 @@ class AsymmetricAutoencoder(nn.Module):
         return mean, torch.exp(0.5 * log_variance.clamp(-30, 20))
 
     def encode(self, image: Tensor) -> Tensor:
-        """The latent of `image`: the posterior's mode, (B, C, h, w), unscaled. Errors as `posterior`."""
+        """The latent of `image`: the posterior's mode, (B, C, h, w), unscaled.
+
+        Args:
+            image: as for `posterior`, or integers, which are scaled by their type.
+
+        Raises:
+            ValueError: as `posterior`; values out of range, or a tensor that cannot be computed with.
+        """
+        weight: Tensor = self.decoder.conv_in.weight
+        if not weight.is_meta:
+            given, image = image, image_values(image)
+            image = image if given.is_floating_point() else image.to(weight.dtype)
         return self.posterior(image)[0]
 
     def decode(self, latent: Tensor, *, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -78,6 +90,23 @@ def check_decode_arguments(
     config: AutoencoderConfig, latent: Tensor, *, image: Tensor | None, mask: Tensor | None
 ) -> None:
     """Raises ValueError with what was expected, what came and what to do."""
+    check_latent(config, latent)
+    check_condition(config, image=image, mask=mask)
+    if image is None or mask is None:
+        return
+    batch, _, h, w = latent.shape
+    size = (h * config.factor, w * config.factor)
+    expected = {"image": (image, config.image_channels), "mask": (mask, 1)}
+    for name, (tensor, channels) in expected.items():
+        if tensor.shape != (batch, channels, *size):
+            raise ValueError(
+                f"Expected {name} of shape {(batch, channels, *size)} for a latent of {tuple(latent.shape)}, "
+                f"but got {tuple(tensor.shape)}."
+            )
+
+
+def check_latent(config: AutoencoderConfig, latent: Tensor) -> None:
+    """Raises ValueError where it is none of this kind of VAE."""
     if latent.ndim != 4:
         raise ValueError(
             f"Expected a latent of shape (B, {config.latent_channels}, h, w), but got {tuple(latent.shape)}. "
@@ -88,6 +117,10 @@ def check_decode_arguments(
             f"Expected a latent with {config.latent_channels} channels, but got {latent.shape[1]}. "
             "It was made by another kind of VAE: use the asymmetric decoder that belongs to that VAE."
         )
+
+
+def check_condition(config: AutoencoderConfig, *, image: Tensor | None, mask: Tensor | None) -> None:
+    """Raises ValueError where only one of the two is given, or a VAE cannot take them."""
     if image is None and mask is None:
         return
     if image is None or mask is None:
@@ -101,12 +134,3 @@ def check_decode_arguments(
             "Expected an asymmetric VAE, but this one is a stock VAE: its decoder cannot take an image and a mask. "
             "Load an asymmetric VAE, or decode without image and mask."
         )
-    batch, _, h, w = latent.shape
-    size = (h * config.factor, w * config.factor)
-    expected = {"image": (image, config.image_channels), "mask": (mask, 1)}
-    for name, (tensor, channels) in expected.items():
-        if tensor.shape != (batch, channels, *size):
-            raise ValueError(
-                f"Expected {name} of shape {(batch, channels, *size)} for a latent of {tuple(latent.shape)}, "
-                f"but got {tuple(tensor.shape)}."
-            )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .masks import edited
+
 
 def centre_crop(tensor: Tensor, factor: int) -> Tensor:
     """(…, H, W) with both sides cut to multiples of `factor`, as ComfyUI does before it encodes.
@@ -42,12 +44,12 @@ def box_around(mask: Tensor, *, size: int, margin: int = 64, multiple: int = 8) 
     it is moved inwards; where the picture is smaller, so is the box.
 
     Args:
-        mask: (…, H, W), what is above 0 counts, of all pictures together.
+        mask: (…, H, W) in [0, 1]; what it edits (`asymvq.masks.edited`) counts, of all pictures together.
 
     Raises:
         ValueError: the mask is empty.
     """
-    touched = (mask > 0).reshape(-1, *mask.shape[-2:]).any(dim=0)
+    touched = edited(mask).reshape(-1, *mask.shape[-2:]).any(dim=0)
     if not touched.any():
         raise ValueError(
             "Expected a mask to crop around, but got an empty one. Paint it: right-click the Load Image node and open "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import AsymmetricAutoencoder
-from .decode import Keep, Region, Source, compose, decode
+from .decode import Keep, compose, decode
 from .metrics import (
     NothingToMeasureError,
     border_error,
@@ -25,6 +25,7 @@ from .metrics import (
     seam_error,
     ssim,
 )
+from .source import Source
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,7 @@ class Contestant:
         if self.way is Way.EXACT:
             return decode(self.vae, latent, image=image, mask=mask)
         if self.way is Way.NETWORK:
-            # all of it: a mask-local decode would take what it leaves out from the source
-            return decode(self.vae, latent, image=image, mask=mask, region=Region.FULL, keep=Keep.NETWORK)
+            return decode(self.vae, latent, image=image, mask=mask, keep=Keep.NETWORK)
         decoded = decode(self.vae, latent)
         if self.way is Way.PLAIN:
             return decoded

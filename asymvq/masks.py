@@ -1,4 +1,4 @@
-"""Masks: random ones for training and evaluation, and the preparation of a user's."""
+"""Masks: what counts as edited, random ones for training and evaluation, and the preparation of a user's."""
 
 from __future__ import annotations
 
@@ -10,11 +10,28 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+MASK_FLOOR = 8.5 / 255
+"""Up to here a pixel is kept exactly, and from 1 minus this on it is edited fully: 8 levels of an 8-bit mask, and as
+many at the other end. That is what lossy files and resizing leave in black and white: in JPEG and WebP, down to quality
+10, at most 6 levels at 16 pixels or more from a mask's edge (bench/mask_noise.py)."""
 REFERENCE_SIZE = 256
 """Stroke lengths and widths below are in pixels of a picture whose short side is this."""
 MIN_SIDE = 8
 MAX_THICKNESS = 2.0
 """Beyond, few masks leave anything to keep."""
+
+
+def edited(mask: Tensor) -> Tensor:
+    """Which pixels a mask in [0, 1] edits, bool of its shape; the others are kept. The rule for all of the library."""
+    return mask > MASK_FLOOR
+
+
+def alpha(mask: Tensor) -> Tensor:
+    """How much of the edit a pixel gets, of the mask's shape: 0 exactly where it is kept, 1 where it is white.
+
+    Between `MASK_FLOOR` and 1 minus it, alpha is the mask stretched to [0, 1], so that it jumps nowhere.
+    """
+    return ((mask - MASK_FLOOR) / (1 - 2 * MASK_FLOOR)).clamp(0, 1)
 
 
 def random_thick_mask(

@@ -1,7 +1,7 @@
 """How well a decode keeps what the mask keeps, and how well the rest fits to it.
 
 Everywhere `output` and `source` are (B, 3, H, W) in [-1, 1], `mask` is (B or 1, 1, H, W) in [0, 1] and 1 = edited. A
-pixel counts as kept where the mask is 0, as edited where it is above 0: that is what the decoder is shown. Every
+pixel counts as edited where `asymvq.masks.edited` says so, which is what the decoder is shown, else as kept. Every
 `…_error` is a mean squared one in this range, the paper's unit (arXiv 2306.04632). All raise ValueError where shapes do
 not fit, and `NothingToMeasureError` where the mask leaves no pixel to count.
 """
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .masks import edited
+
 DATA_RANGE = 2.0
 """From -1 to 1."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -26,19 +28,19 @@ class NothingToMeasureError(ValueError):
 
 def kept_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
     """Mean squared error of the kept pixels: the paper's "preservation error"."""
-    return _mean_squared_error(output, source, mask, mask <= 0, "keeps some pixels")
+    return _mean_squared_error(output, source, mask, ~edited(mask), "keeps some pixels")
 
 
 def masked_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
     """Mean squared error of the edited pixels, where the true picture is known."""
-    return _mean_squared_error(output, source, mask, mask > 0, "edits some pixels")
+    return _mean_squared_error(output, source, mask, edited(mask), "edits some pixels")
 
 
 def border_error(output: Tensor, source: Tensor, mask: Tensor, width: int = 4) -> float:
     """Mean squared error of the edited pixels within `width` rows and columns of a kept one."""
-    kept = (mask <= 0).float()
+    kept = (~edited(mask)).float()
     near = F.max_pool2d(kept, kernel_size=2 * width + 1, stride=1, padding=width) > 0
-    return _mean_squared_error(output, source, mask, near & (mask > 0), "has a border")
+    return _mean_squared_error(output, source, mask, near & edited(mask), "has a border")
 
 
 def seam_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
@@ -49,10 +51,10 @@ def seam_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
     """
     _check_sizes(output, source, mask)
     difference = output.double() - source.double()
-    edited = mask > 0
+    inside = edited(mask)
     squares = []
     for axis in (-2, -1):
-        across = edited.diff(dim=axis)  # of booleans: where neighbours differ
+        across = inside.diff(dim=axis)  # of booleans: where neighbours differ
         squares.append(difference.diff(dim=axis).masked_select(across).square())
     return _mean(torch.cat(squares), "has a border")
 
@@ -60,9 +62,9 @@ def seam_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
 def colour_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
     """Squared error of the edited pixels' mean colour: the colour shift that a latent carries and a decoder leaves."""
     _check_sizes(output, source, mask)
-    edited = (mask > 0).expand(output.shape[0], -1, -1, -1).double()
-    count = edited.sum(dim=(-2, -1))
-    shift = ((output.double() - source.double()) * edited).sum(dim=(-2, -1)) / count
+    inside = edited(mask).expand(output.shape[0], -1, -1, -1).double()
+    count = inside.sum(dim=(-2, -1))
+    shift = ((output.double() - source.double()) * inside).sum(dim=(-2, -1)) / count
     # pictures that the mask does not touch have no colour to compare
     return _mean(shift[count[:, 0] > 0].square(), "edits some pixels")
 
@@ -71,10 +73,10 @@ def psnr(output: Tensor, source: Tensor, mask: Tensor | None = None) -> float:
     """Peak signal-to-noise ratio in dB, infinite where nothing differs.
 
     Args:
-        mask: the pixels that count, where it is above 0; all without one. For the kept ones: `outside(mask)`.
+        mask: the pixels that count, where it edits; all without one. For the kept ones: `outside(mask)`.
     """
     where = torch.ones_like(output[:1, :1]) if mask is None else mask
-    error = _mean_squared_error(output, source, where, where > 0, "has pixels to count")
+    error = _mean_squared_error(output, source, where, edited(where), "has pixels to count")
     return math.inf if error == 0 else 10 * math.log10(DATA_RANGE**2 / error)
 
 
@@ -94,7 +96,7 @@ def ssim(output: Tensor, source: Tensor, mask: Tensor | None = None) -> float:
     if mask is None:
         inner = SSIM_WINDOW // 2
         return similarity[..., inner:-inner, inner:-inner].mean().item()
-    return _mean(similarity.masked_select(mask > 0), "has pixels to count")
+    return _mean(similarity.masked_select(edited(mask)), "has pixels to count")
 
 
 def ssim_map(x: Tensor, y: Tensor) -> Tensor:
@@ -122,13 +124,13 @@ def drift(
     picture, errors = source, []
     for _ in range(trips):
         picture = round_trip(picture)
-        errors.append(_mean_squared_error(picture, source, where, where > 0, "has pixels to count"))
+        errors.append(_mean_squared_error(picture, source, where, edited(where), "has pixels to count"))
     return errors
 
 
 def outside(mask: Tensor) -> Tensor:
     """The mask of what `mask` keeps, 0 and 1: where a soft mask edits a little, it keeps nothing."""
-    return (mask <= 0).to(mask.dtype)
+    return (~edited(mask)).to(mask.dtype)
 
 
 def _window_mean(picture: Tensor) -> Tensor:

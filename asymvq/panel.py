@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from torch import Tensor
 
+from .masks import edited
 from .pictures import to_pillow
 
 BACKGROUND, INK, FAINT_INK = (246, 246, 244), (28, 29, 33), (96, 98, 104)
@@ -60,9 +61,10 @@ def draw_panel(
     _, height, width = source.shape
     scale = min(MAX_TILE[0] / width, MAX_TILE[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    edited = Image.fromarray(((mask[0] > 0).cpu().numpy() * 255).astype(np.uint8))
-    small_edited = edited.resize(size, Image.Resampling.BOX).point([0] * 128 + [255] * 128)
-    share = (mask > 0).float().mean().item()
+    inside = edited(mask)
+    covered = Image.fromarray((inside[0].cpu().numpy() * 255).astype(np.uint8))
+    small_edited = covered.resize(size, Image.Resampling.BOX).point([0] * 128 + [255] * 128)
+    share = inside.float().mean().item()
     box = find_detail(source, mask, [decoded.picture for decoded in decodes], truth=truth)
 
     def whole(picture: Image.Image) -> Image.Image:
@@ -111,8 +113,8 @@ def find_detail(
     _, height, width = source.shape
     box_width = max(2, min(round(width * DETAIL_SHARE), height * 2))
     box_height = max(1, box_width // 2)
-    edited = (mask > 0).float()[None]
-    near_edited, near_kept = (_grown(part, BORDER) for part in (edited, 1 - edited))
+    inside = edited(mask).float()[None]
+    near_edited, near_kept = (_grown(part, BORDER) for part in (inside, 1 - inside))
     edge = near_edited * near_kept
     lost = torch.stack([_texture(picture - source) for picture in pictures]).mean(0)
     lost = lost * (edge if truth else 1 - near_edited)
@@ -134,15 +136,15 @@ def _texture(difference: Tensor) -> Tensor:
     return (difference - slow).square().mean(1, keepdim=True)
 
 
-def _tint(picture: Image.Image, edited: Image.Image) -> Image.Image:
+def _tint(picture: Image.Image, inside: Image.Image) -> Image.Image:
     """The picture in dim grey with the edited part in the accent colour."""
     dim = ImageOps.grayscale(picture).point([round(40 + 0.5 * v) for v in range(256)]).convert("RGB")
     coloured = Image.blend(dim, Image.new("RGB", dim.size, ACCENT), 0.75)
-    return Image.composite(coloured, dim, edited)
+    return Image.composite(coloured, dim, inside)
 
 
-def _outline(picture: Image.Image, edited: Image.Image) -> Image.Image:
-    border = ImageChops.subtract(edited.filter(ImageFilter.MaxFilter(3)), edited.filter(ImageFilter.MinFilter(3)))
+def _outline(picture: Image.Image, inside: Image.Image) -> Image.Image:
+    border = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(3)), inside.filter(ImageFilter.MinFilter(3)))
     picture.paste(ACCENT, mask=border)
     return picture
 

@@ -37,18 +37,20 @@ class Tile:
 
 @dataclass(frozen=True)
 class Plan:
-    """The tiles to decode: one list that serves every picture of a batch, or a list for each."""
+    """The tiles to decode: a list for each picture of a batch, or for fewer, which are then taken in turn."""
 
     pictures: tuple[tuple[Tile, ...], ...]
     overlap: int
     """Cells over which a tile's weight rises from its edges."""
 
     def of(self, picture: int) -> tuple[Tile, ...]:
-        return self.pictures[0 if len(self.pictures) == 1 else picture]
+        return self.pictures[picture % len(self.pictures)]
 
     def slice(self, start: int, stop: int) -> Plan:
         """The plan of pictures `start` to `stop`."""
-        return self if len(self.pictures) == 1 else Plan(self.pictures[start:stop], self.overlap)
+        if len(self.pictures) == 1:
+            return self
+        return Plan(tuple(self.of(picture) for picture in range(start, stop)), self.overlap)
 
     @property
     def largest(self) -> tuple[int, int]:

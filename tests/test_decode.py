@@ -1,6 +1,7 @@
 """`asymvq.decode`: sizes, batches, tiles, kept pixels and what is refused. Networks are tiny, masks are real."""
 
 import dataclasses
+import io
 import logging
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
-from asymvq.decode import Keep, compose, fit_source
-from asymvq.masks import random_thick_mask
+from asymvq.decode import Keep, Region, compose, fit_source, make_plan
+from asymvq.masks import MASK_FLOOR, alpha, edited, random_thick_mask
+from asymvq.pictures import to_pillow
 
 CONFIG = AutoencoderConfig(
     decoder_channels=(8, 8, 16),
@@ -81,7 +84,7 @@ class TestKeptPixels:
         soft = torch.nn.functional.avg_pool2d(mask, 5, stride=1, padding=2)
         soft = torch.where(mask > 0, soft.clamp(min=0.1), torch.zeros_like(soft))  # the same pixels, softer
         output = asymvq.decode(vae, latent, image=image, mask=soft)
-        torch.testing.assert_close(output, image + soft * (network - image))
+        torch.testing.assert_close(output, image + alpha(soft) * (network - image))
         hard = asymvq.decode(vae, latent, image=image, mask=mask)
         assert torch.equal(hard[(mask == 1).expand_as(hard)], network[(mask == 1).expand_as(hard)])
 
@@ -89,7 +92,7 @@ class TestKeptPixels:
         _, image, mask = make_case(seed=3)
         current = image
         for _ in range(10):
-            current = asymvq.decode(vae, vae.encode(current.clamp(-1, 1)), image=current, mask=mask)
+            current = asymvq.decode(vae, vae.encode(current), image=current, mask=mask).clamp(-1, 1)
         kept = (mask == 0).expand_as(image)
         assert torch.equal(current[kept], image[kept])
         assert not torch.equal(current[~kept], image[~kept])
@@ -131,7 +134,7 @@ class TestMasks:
         with caplog.at_level(logging.WARNING):
             output = asymvq.decode(vae, latent, image=image, mask=torch.zeros(1, 1, 24, 32))
         assert torch.equal(output, image)
-        assert "mask is empty" in caplog.text
+        assert "The mask is empty" in caplog.text
 
     @pytest.mark.parametrize("reduction", list(MaskReduction))
     @pytest.mark.parametrize("sees_mask", [False, True])
@@ -148,15 +151,84 @@ class TestMasks:
 
 
 class TestSizes:
-    def test_a_border_that_the_encoder_crops_off_is_put_back(self, vae):
-        latent, image, mask = make_case(24, 32)
-        large, large_mask = torch.rand(1, 3, 27, 33) * 2 - 1, torch.ones(1, 1, 27, 33)
-        large[..., 1:25, 0:32], large_mask[..., 1:25, 0:32] = image, mask
-        output = asymvq.decode(vae, latent, image=large, mask=large_mask)
-        assert torch.equal(output[..., 1:25, 0:32], asymvq.decode(vae, latent, image=image, mask=mask))
-        border = torch.ones_like(large, dtype=torch.bool)
-        border[..., 1:25, 0:32] = False
-        assert torch.equal(output[border], large[border])
+    @settings(max_examples=25, deadline=None)
+    @given(
+        spare=st.tuples(st.integers(0, FACTOR - 1), st.integers(0, FACTOR - 1)),
+        padded=st.booleans(),
+        keep=st.sampled_from(list(Keep)),
+        soft=st.booleans(),
+        seed=st.integers(0, 10**6),
+    )
+    def test_every_edited_pixel_is_the_nearest_decoded_one_and_every_kept_one_the_sources(
+        self, vae, spare, padded, keep, soft, seed
+    ):
+        """The rim that an encoder crops off in the middle, or pads on the right and at the bottom."""
+        latent, _, _ = make_case(24, 32, seed=seed)
+        height, width = (size - s if padded else size + s for size, s in zip((24, 32), spare, strict=True))
+        top, left = (0, 0) if padded else (spare[0] // 2, spare[1] // 2)
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.rand(1, 3, height, width, generator=generator) * 2 - 1
+        mask = random_thick_mask(height, width, np.random.default_rng(seed))[None]
+        if soft:
+            mask = torch.nn.functional.avg_pool2d(mask, 3, stride=1, padding=1)
+
+        y = (torch.arange(24) + top).clamp(0, height - 1)[:, None]
+        x = (torch.arange(32) + left).clamp(0, width - 1)
+        with torch.no_grad():
+            network = vae.decode(latent, image=image[..., y, x], mask=edited(mask[..., y, x]).float())
+        continued = network[
+            ..., (torch.arange(height) - top).clamp(0, 23)[:, None], (torch.arange(width) - left).clamp(0, 31)
+        ]
+        expected = torch.where(edited(mask), torch.lerp(image, continued, alpha(mask)), image)
+        if keep is Keep.NETWORK:
+            inside = (slice(None), slice(None), slice(top, top + min(24, height)), slice(left, left + min(32, width)))
+            expected[inside] = continued[inside]
+
+        output = asymvq.decode(vae, latent, image=image, mask=mask, keep=keep, region="full")
+        torch.testing.assert_close(output, expected, atol=1e-6, rtol=0)
+        kept = ~edited(mask).expand_as(output)
+        if keep is Keep.EXACT:
+            assert torch.equal(output[kept], image[kept])
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        height=st.integers(8, 90), width=st.integers(8, 90), padded=st.booleans(), soft=st.booleans(),
+        tile=st.sampled_from([None, 16]), region=st.sampled_from(["auto", "masked"]), seed=st.integers(0, 10**6),
+    )  # fmt: skip
+    def test_no_pixel_under_the_mask_is_left_to_the_source(self, vae, height, width, padded, soft, tile, region, seed):
+        """Also at the rim alone, and where only a part is decoded: NaN is in the source wherever the mask edits."""
+        rng = np.random.default_rng(seed)
+        h, w = (-(-size // FACTOR) if padded else size // FACTOR for size in (height, width))
+        latent = torch.randn(1, 4, h, w, generator=torch.Generator().manual_seed(seed))
+        mask = torch.zeros(1, 1, height, width)
+        y, x = rng.integers(height), rng.integers(width)
+        mask[..., y : y + rng.integers(1, 6), x : x + rng.integers(1, 6)] = 1
+        mask[..., 0, 0] = rng.integers(2)
+        mask[..., -1, -1] = rng.integers(2)
+        if soft:
+            mask = torch.nn.functional.avg_pool2d(mask, 3, stride=1, padding=1)
+        image = torch.rand(1, 3, height, width).masked_fill(edited(mask), float("nan"))
+        output = asymvq.decode(vae, latent, image=image, mask=mask, region=region, tile=tile)
+        assert torch.isfinite(output).all()
+
+    def test_an_object_at_the_edge_leaves_no_line(self, vae):
+        """The rim of 27×33 pixels, which a latent of 6×8 leaves out: 1 line above, 2 below, 1 column on the right."""
+        latent, _, _ = make_case(24, 32)
+        image, mask = torch.full((1, 3, 27, 33), 0.9), torch.zeros(1, 1, 27, 33)
+        mask[..., 20:, 25:] = 1
+        output = asymvq.decode(vae, latent, image=image, mask=mask, region="masked")
+        assert torch.equal(output[..., 25, 25:32], output[..., 24, 25:32])
+        assert torch.equal(output[..., 26, 25:32], output[..., 24, 25:32])
+        assert torch.equal(output[..., 20:, 32], output[..., 20:, 31])
+        assert not (output[..., 20:, 25:] == 0.9).any()
+        assert (output[..., :20, :] == 0.9).all()
+
+    @pytest.mark.parametrize("size", [(23, 33), (28, 32), (24, 28), (20, 32)])
+    def test_other_sizes_are_refused(self, vae, size):
+        latent, _, _ = make_case(24, 32)
+        arguments = {"image": torch.zeros(1, 3, *size), "mask": torch.ones(1, 1, *size)}
+        with pytest.raises(ValueError, match=r"32×24 pixels .* or of less than 4 more or less on both sides"):
+            asymvq.decode(vae, latent, **arguments)
 
     def test_tiles_are_close_to_the_whole_and_each_is_reported(self, vae):
         # not equal: GroupNorm and attention see a tile's statistics instead of the picture's
@@ -185,6 +257,194 @@ class TestSizes:
             torch.testing.assert_close(together[one], alone, atol=1e-5, rtol=0)
 
 
+class TestCounts:
+    @settings(max_examples=25, deadline=None)
+    @given(
+        counts=st.sampled_from([(4, 2, 1), (4, 1, 2), (4, 4, 2), (1, 1, 2), (2, 1, 4), (1, 4, 2), (2, 4, 4)]),
+        # "auto" is decided for all of a batch together
+        keep=st.sampled_from(list(Keep)), region=st.sampled_from(["masked", "full"]), batch=st.integers(1, 3),
+        empty=st.booleans(), tile=st.sampled_from([None, 16]),
+    )  # fmt: skip
+    def test_those_that_divide_the_largest_are_taken_in_turn(self, vae, counts, keep, region, batch, empty, tile):
+        """Latents, images and masks: a b a b, as the host's own nodes do."""
+        latent, image, mask = make_case(24, 32, count=4)
+        latent, image, mask = (t[:count] for t, count in zip((latent, image, mask), counts, strict=True))
+        if empty:
+            mask = mask.clone()
+            mask[-1] = 0
+        options = {"keep": keep, "region": region, "tile": tile}
+        output = asymvq.decode(vae, latent, image=image, mask=mask, batch=batch, **options)
+        assert len(output) == max(counts)
+        for i in range(max(counts)):
+            one = [t[i % len(t) :][:1] for t in (latent, image, mask)]
+            alone = asymvq.decode(vae, one[0], image=one[1], mask=one[2], **options)
+            torch.testing.assert_close(output[i : i + 1], alone, atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("counts", [(2, 3, 1), (3, 2, 2), (4, 3, 1), (1, 2, 3)])
+    def test_others_are_an_error_that_names_all(self, vae, counts):
+        latent, image, mask = (t[:n] for t, n in zip(make_case(count=4), counts, strict=True))
+        with pytest.raises(ValueError, match=f"got {counts[0]}, {counts[1]} and {counts[2]}"):
+            asymvq.decode(vae, latent, image=image, mask=mask)
+
+
+class TestFloor:
+    """Noise in a mask's black and white is none of the artist's."""
+
+    @pytest.mark.parametrize("noise", [1e-7, 1 / 255, 8 / 255])
+    def test_up_to_the_floor_a_pixel_is_kept_and_near_white_is_white(self, vae, noise):
+        latent, image, mask = make_case()
+        noisy = mask.clamp(noise, 1 - noise)
+        for options in ({}, {"keep": "network"}, {"region": "masked"}):
+            clean = asymvq.decode(vae, latent, image=image, mask=mask, **options)
+            assert torch.equal(asymvq.decode(vae, latent, image=image, mask=noisy, **options), clean)
+
+    def test_above_it_the_network_sees_an_edited_pixel_and_alpha_starts_at_zero(self):
+        levels = torch.arange(256) / 255
+        assert edited(levels).tolist() == [False] * 9 + [True] * 247
+        assert torch.equal(alpha(levels) > 0, edited(levels))
+        assert alpha(levels)[9] < 0.5 / 255 * 1.1
+        assert alpha(levels)[128:129].item() == pytest.approx(128 / 255, abs=1e-3)
+        assert (alpha(levels) == 1).tolist() == [False] * 247 + [True] * 9
+        assert alpha(levels).diff().max() < 1.1 / 255
+        assert 8 / 255 < MASK_FLOOR < 9 / 255
+
+    @pytest.mark.parametrize("quality", [75, 30])
+    def test_a_mask_saved_as_jpeg_plans_and_edits_nearly_the_same(self, vae, quality):
+        mask = torch.zeros(1, 1, 256, 256)
+        mask[..., 101:150, 61:110] = 1
+        file = io.BytesIO()
+        Image.fromarray((mask[0, 0] * 255).byte().numpy()).save(file, "JPEG", quality=quality)
+        lossy = torch.from_numpy(np.asarray(Image.open(file)).astype(np.float32) / 255)[None, None]
+        near = torch.nn.functional.max_pool2d(mask, 33, stride=1, padding=16) > 0
+        assert not edited(lossy)[~near].any()
+        latent, image, _ = make_case(256, 256)
+        plans = [
+            make_plan(CONFIG, latent, fit_source(CONFIG, latent, image=image, mask=each), region=Region.MASKED)
+            for each in (mask, lossy)
+        ]
+        clean, noisy = (sum(tile.area for tile in plan.of(0)) for plan in plans)
+        assert noisy <= 1.15 * clean
+
+    def test_a_mask_that_keeps_nothing_says_so(self, vae, caplog):
+        latent, image, mask = make_case(count=2)
+        mask[1] = 0.5
+        with caplog.at_level(logging.WARNING):
+            asymvq.decode(vae, latent, image=image, mask=mask)
+        assert "1 of 2 masks is white all over: no pixel of the source is kept there." in caplog.text
+
+
+class TestValues:
+    @settings(max_examples=30, deadline=None)
+    @given(
+        image_type=st.sampled_from([torch.uint8, torch.uint16, torch.int16, torch.float16, torch.float64]),
+        mask_type=st.sampled_from(
+            [torch.bool, torch.uint8, torch.uint16, torch.int16, torch.int64, torch.float16, torch.float64]
+        ),
+        binary=st.booleans(),
+    )  # fmt: skip
+    def test_any_type_gives_what_floats_in_range_give(self, vae, image_type, mask_type, binary):
+        latent, image, mask = make_case()
+
+        def stored(tensor, dtype, one):
+            """`tensor` in [0, 1] as `dtype` has it, `one` being 1."""
+            if dtype.is_floating_point or dtype == torch.bool:
+                return tensor.to(dtype)
+            return (tensor * one).round().to(torch.int64).to(dtype)
+
+        one = None if image_type.is_floating_point else torch.iinfo(image_type).max
+        given_image = image.to(image_type) if one is None else stored(image / 2 + 0.5, image_type, one)
+        as_float = given_image.float() if one is None else given_image.float() / (one / 2) - 1
+        small = binary or mask_type in (torch.int64, torch.bool) or mask_type.is_floating_point
+        given_mask = stored(mask, mask_type, 1 if small else torch.iinfo(mask_type).max)
+        output = asymvq.decode(vae, latent, image=given_image, mask=given_mask)
+        assert output.dtype == torch.float32
+        assert torch.equal(output, asymvq.decode(vae, latent, image=as_float, mask=mask))
+        assert torch.equal(output[(mask == 0).expand_as(output)], as_float[(mask == 0).expand_as(output)])
+
+    def test_bytes_of_a_picture_come_back_as_they_were(self, vae):
+        latent, _, mask = make_case()
+        image = (torch.rand(1, 3, 24, 32) * 255).byte()
+        output = asymvq.decode(vae, latent, image=image, mask=mask)
+        kept = (mask == 0).expand_as(output)
+        assert torch.equal(to_pillow_bytes(output)[kept], image[kept])
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"image": lambda image: (image + 1) * 127.5}, r"values in \[-1, 1\], but got .* to 25\d.* v / 127.5 - 1"),
+            ({"mask": lambda mask: mask * 255}, r"values in \[0, 1\], but got 0 to 255. .* v / 255"),
+            ({"mask": lambda mask: mask * 2 - 1}, "but got -1 to 1"),
+            ({"mask": lambda mask: mask * float("nan")}, "finite mask"),
+            ({"mask": lambda mask: (mask * 255).short()}, "torch.int16 with values up to 255: white .* 32767"),
+            ({"mask": lambda mask: (mask * 255).long()}, "torch.int64 with values up to 255"),
+            ({"mask": lambda mask: -mask.char()}, "from 0 on, but got -1 to 0"),
+            ({"image": lambda image: ((image + 1) * 127.5).int()}, "torch.int32 with values up to 25"),
+            ({"image": lambda image: image.to(torch.float8_e4m3fn)}, "a tensor of torch.float8_e4m3fn"),
+            ({"image": lambda image: image.to_sparse()}, "sparse"),
+            ({"image": lambda image: image.to("meta")}, "without values"),
+            ({"image": lambda image: image[:0]}, r"an empty tensor of shape \(0, 3, 24, 32\)"),
+            ({"image": lambda image: image[..., :0]}, "an empty tensor"),
+            ({"image": lambda image: image.numpy()}, "but got ndarray"),
+            ({"mask": lambda mask: mask[:0]}, "a mask .* an empty tensor"),
+            ({"mask": lambda mask: mask.to_sparse()}, "a mask .* sparse"),
+            ({"mask": lambda mask: mask.to(torch.float8_e5m2)}, "a mask .* torch.float8_e5m2"),
+            ({"latent": lambda latent: latent[:0]}, "a latent .* an empty tensor"),
+            ({"latent": lambda latent: latent[..., :0, :]}, "a latent .* an empty tensor"),
+            ({"latent": lambda latent: latent.to_sparse()}, "a latent .* sparse"),
+            ({"latent": lambda latent: latent.to("meta")}, "a latent .* without values"),
+            ({"latent": lambda latent: latent.to(torch.float8_e4m3fn)}, "a latent .* torch.float8"),
+            ({"latent": lambda latent: latent.int()}, "a latent .* torch.int32"),
+            ({"latent": lambda latent: None}, "a latent .* but got None"),
+        ],
+    )  # fmt: skip
+    def test_others_are_refused_in_words(self, vae, change, message):
+        latent, image, mask = make_case()
+        arguments = {"latent": latent, "image": image, "mask": mask}
+        for name, make in change.items():
+            arguments[name] = make(arguments[name])
+        with pytest.raises(ValueError, match=message):
+            asymvq.decode(vae, arguments.pop("latent"), **arguments)
+
+    def test_small_overshoots_pass_and_kept_pixels_keep_theirs(self, vae):
+        latent, image, mask = make_case()
+        output = asymvq.decode(vae, latent, image=image * 1.4, mask=mask * 1.3 - 0.1)
+        kept = (mask == 0).expand_as(output)
+        assert torch.equal(output[kept], (image * 1.4)[kept])
+
+    def test_a_mask_of_0_and_1_in_bytes_is_said(self, vae, caplog):
+        latent, image, mask = make_case()
+        with caplog.at_level(logging.WARNING):
+            output = asymvq.decode(vae, latent, image=image, mask=mask.byte())
+        assert "taken as a mask of 0 and 1" in caplog.text
+        assert torch.equal(output, asymvq.decode(vae, latent, image=image, mask=mask))
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("soft", [False, True])
+    def test_what_is_not_finite_matters_in_kept_pixels_alone(self, vae, value, soft):
+        latent, image, mask = make_case(count=2)
+        if soft:
+            mask = torch.nn.functional.avg_pool2d(mask, 5, stride=1, padding=2)
+        broken = torch.where(edited(mask), value, image)
+        for keep in Keep:
+            output = asymvq.decode(vae, latent, image=broken, mask=mask, keep=keep)
+            assert torch.isfinite(output).all()
+        y, x = (~edited(mask)[1, 0]).nonzero()[0].tolist()
+        broken[1, 0, y, x] = value
+        with pytest.raises(ValueError, match="finite source image, but picture 2 holds NaN or infinity"):
+            asymvq.decode(vae, latent, image=broken, mask=mask)
+
+    def test_encoding_takes_integers_and_refuses_what_decoding_does(self, vae):
+        image = (torch.rand(1, 3, 24, 32) * 255).byte()
+        assert torch.equal(vae.encode(image), vae.encode(image.float() / 127.5 - 1))
+        for broken, message in ((image.float(), "to 25"), (image[:0], "empty"), (image.to("meta"), "without values")):
+            with pytest.raises(ValueError, match=message):
+                vae.encode(broken)
+
+
+def to_pillow_bytes(picture: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(np.array(to_pillow(each))).permute(2, 0, 1) for each in picture])
+
+
 class TestRegion:
     def small_mask(self, size: int) -> torch.Tensor:
         mask = torch.zeros(1, 1, size, size)
@@ -197,14 +457,22 @@ class TestRegion:
         seen = []
         whole = vae.decode
         monkeypatch.setattr(vae, "decode", lambda z, **more: seen.append(z.shape[-2:].numel()) or whole(z, **more))
-        for keep in ("exact", "network"):
-            output = asymvq.decode(vae, latent, image=image, mask=mask, region="masked", keep=keep)
-            far = torch.zeros_like(mask).bool()
-            far[..., 130:, :] = True
-            assert torch.equal(output[far.expand_as(output)], image[far.expand_as(output)])
-            assert not torch.equal(output[..., 40:60, 16:48], image[..., 40:60, 16:48])
+        output = asymvq.decode(vae, latent, image=image, mask=mask, region="masked")
+        far = torch.zeros_like(mask).bool()
+        far[..., 130:, :] = True
+        assert torch.equal(output[far.expand_as(output)], image[far.expand_as(output)])
+        assert not torch.equal(output[..., 40:60, 16:48], image[..., 40:60, 16:48])
         # 20 × 32 pixels with 48 around them, of which 8 lie outside the picture above and 32 on the left
-        assert seen == [108 * 96 // FACTOR**2] * 2
+        assert seen == [108 * 96 // FACTOR**2]
+
+    @pytest.mark.parametrize("region", ["auto", "masked", "full"])
+    def test_the_networks_picture_is_always_a_full_decode(self, vae, region):
+        latent, image, _ = make_case(256, 256)
+        mask = self.small_mask(256)
+        with torch.no_grad():
+            expected = vae.decode(latent, image=image, mask=mask)
+        output = asymvq.decode(vae, latent, image=image, mask=mask, region=region, keep="network")
+        assert torch.equal(output, expected)
 
     def test_auto_takes_what_is_less(self, vae, monkeypatch):
         latent, image, _ = make_case(256, 256)
@@ -293,7 +561,7 @@ class TestRefusals:
     def test_three_masks_for_two_pictures(self, vae):
         latent, image, _ = make_case(count=2)
         _, _, mask = make_case(count=3)
-        with pytest.raises(ValueError, match="one mask, or one for each of the 2 latents, but got 3"):
+        with pytest.raises(ValueError, match="divide the largest and are taken in turn, but got 2, 2 and 3"):
             asymvq.decode(vae, latent, image=image, mask=mask)
 
     def test_a_vae_without_a_condition(self):

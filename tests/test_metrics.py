@@ -62,12 +62,15 @@ def test_border_is_width_pixels_wide(mask: torch.Tensor, width: int):
     assert border_error(output, source, mask, width) == pytest.approx(0.04)
 
 
-def test_any_mask_above_zero_is_edited(mask: torch.Tensor):
+def test_any_mask_above_the_floor_is_edited_and_what_is_below_is_kept(mask: torch.Tensor):
     source = torch.zeros(1, 3, 12, 16)
     output = source + mask
-    assert kept_error(output, source, mask * 0.01) == 0
-    assert masked_error(output, source, mask * 0.01) == 1
-    assert psnr(output, source, outside(mask * 0.01)) == math.inf
+    for soft in (mask * 0.1, mask * 0.1 + 0.02 * (1 - mask)):
+        assert kept_error(output, source, soft) == 0
+        assert masked_error(output, source, soft) == 1
+        assert psnr(output, source, outside(soft)) == math.inf
+    with pytest.raises(ValueError, match="edits some pixels"):
+        masked_error(output, source, mask * 0.03)
 
 
 class TestSeam:

@@ -22,7 +22,7 @@ from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import load
 from ..crop import centre_crop
 from ..decode import decode
-from ..masks import random_thick_mask
+from ..masks import edited, random_thick_mask
 from ..metrics import kept_error
 from ..panel import Decoded, draw_panel
 from ..pictures import cover, read_mask, read_picture
@@ -75,7 +75,7 @@ def edit(vae: AsymmetricAutoencoder, image: Tensor, example: Tensor, mask: Tenso
     Images are (1, 3, H, W) in [-1, 1], the mask is (1, 1, H, W). As after a diffusion model, no edited pixel depends on
     the source's latent.
     """
-    touched = F.max_pool2d((mask > 0).float(), kernel_size=vae.config.factor)
+    touched = F.max_pool2d(edited(mask).float(), kernel_size=vae.config.factor)
     return torch.lerp(vae.encode(image), vae.encode(example), touched)
 
 
@@ -121,7 +121,7 @@ def _report(
         "width": image.shape[-1],
         "height": image.shape[-2],
         "latent_shape": list(latent.shape),
-        "edited_share": (mask > 0).float().mean().item(),
+        "edited_share": edited(mask).float().mean().item(),
         "decodes": [{"name": r.name, "kept_error": r.kept_error, "seconds": r.seconds} for r in results],
         "versions": {"asymvq": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "cpu_threads": torch.get_num_threads(),

@@ -154,7 +154,7 @@ def _cases(
             masks = [random_thick_mask(image.shape[-2], image.shape[-1], masks_rng)[None] for _ in range(count)]
         else:
             mask = fit(_read_mask_of(path, args.masks, original))
-            # resizing softens the edge, and whatever is above 0 counts as edited
+            # resizing softens the edge, and the network is shown what is a little grey as edited
             masks = [mask if size is None else (mask > 0.5).float()]
         shift = colour_rng.uniform(-args.colour_shift, args.colour_shift, (1, 3, 1, 1))
         encoded = (image + torch.from_numpy(shift).float()).clamp(-1, 1)
