@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from enum import Enum
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..asymvq.evaluation import MEASURES, measure, texts
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
+from .host import show_on_node
 from .memory import give_back_memory
 from .tensors import image_tensor, mask_tensor, to_signed
 
@@ -135,18 +135,11 @@ class AsymVQCompare(io.ComfyNode):
         means = [_means(values) for values in zip(*measured, strict=True)]
         text = _text(names, means, compared)
         if cls.hidden is not None:
-            _show_on_node(text, cls.hidden.unique_id)
+            show_on_node(text, cls.hidden.unique_id)
         preview = ui.PreviewImage(panel, cls=cls).as_dict()
         give_back_memory(panel.device)
         floats = [[mean[key] for mean in means] for key in FLOATS]
         return io.NodeOutput(panel, *floats, ui={**preview, "text": (text,)})
-
-
-def _show_on_node(text: str, node_id: str) -> None:
-    """Where the host runs as a server: anywhere else its module is not to be imported."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if server is not None:
-        server.send_progress_text(text, node_id)
 
 
 def _names(labels: str, count: int) -> list[str]:
@@ -156,7 +149,7 @@ def _names(labels: str, count: int) -> list[str]:
 
 
 def _matched(name: str, batch: Tensor, size: torch.Size, count: int) -> Tensor:
-    """`batch` with one picture repeated for all.
+    """`batch`, repeated in turn to `count` pictures.
 
     Raises:
         ValueError: another size or count than the rest.
@@ -166,9 +159,12 @@ def _matched(name: str, batch: Tensor, size: torch.Size, count: int) -> Tensor:
             f"Expected {name} to be of the reference's size, {size[1]}×{size[0]}, but got "
             f"{batch.shape[-1]}×{batch.shape[-2]}. Resize or crop it to the reference (Upscale Image, Image Crop)."
         )
-    if len(batch) not in (1, count):
-        raise ValueError(f"Expected 1 or {count} pictures in {name}, as in the others, but got {len(batch)}.")
-    return batch.expand(count, -1, -1, -1)
+    if count % len(batch):
+        raise ValueError(
+            f"Expected {count} pictures in {name}, as in the others, or a number that divides {count} and is taken in "
+            f"turn, but got {len(batch)}. Repeat or drop some, or give a single one."
+        )
+    return batch.expand(count, -1, -1, -1) if len(batch) == 1 else batch.repeat(count // len(batch), 1, 1, 1)
 
 
 def _column(name: str, picture: Tensor, values: dict[str, float], compared: Compared) -> Decoded:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..asymvq.decode import Keep, Region, fit_source
+from ..asymvq.decode import Keep, Region
 from ..asymvq.masks import grow_mask as grown
+from ..asymvq.source import Source, fit_source
+from .host import show_on_node
 from .tensors import image_tensor, latent_tensor, mask_tensor, to_image
 from .vae import AsymmetricVAE, Tiling
 
@@ -106,6 +109,7 @@ class AsymVQDecode(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The source with the edit in it, of the source's size.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -132,7 +136,9 @@ class AsymVQDecode(io.ComfyNode):
         if image is not None:
             image = image_tensor(image)
             mask = None if mask is None else grown(mask_tensor(mask, image), grow_mask)
-        source = fit_source(vae.config, latent, image=image, mask=mask)
+        source = fit_source(vae.config, latent, image=image, mask=mask, image_range=(0.0, 1.0))
+        if cls.hidden is not None:
+            show_on_node(_summary(source), cls.hidden.unique_id)
         result = vae.decode_source(
             latent,
             source,
@@ -147,9 +153,17 @@ class AsymVQDecode(io.ComfyNode):
         return io.NodeOutput(result, ui=ui.PreviewImage(_pairs(image, result), cls=cls))
 
 
+def _summary(source: Source | None) -> str:
+    """What stands on the node. Always something, so that no older text stays."""
+    if source is None:
+        return "Without image and mask: a plain decode, nothing is kept."
+    share = source.edited_share()
+    return " ".join(source.remarks()) or f"Edited: {'under 0.1%' if share < 0.001 else f'{share:.1%}'} of the image."
+
+
 def _pairs(image: Tensor | None, result: Tensor) -> Tensor:
-    """Source, result, source, result, … of (B or 1, 3, H, W) and (B, H, W, 3). Without source: the results."""
+    """Source, result, source, result, … of (1 or more, 3, H, W) and (B, H, W, 3). Without source: the results."""
     if image is None:
         return result
-    source = to_image(image).to(result).expand_as(result)
+    source = comfy.utils.repeat_to_batch_size(to_image(image).to(result), len(result))
     return torch.stack([source, result], dim=1).flatten(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 OLDEST_HOST = (0, 20, 0)
@@ -29,3 +30,13 @@ def file_fingerprint(path: str | Path) -> str:
     path = Path(path)
     stat = path.stat()
     return f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_dev}:{stat.st_ino}"
+
+
+def show_on_node(text: str, node_id: str) -> None:
+    """Puts a text on a node, where it stays until the next one; the frontend ignores an empty one.
+
+    Where the host runs as a server: anywhere else its module is not to be imported.
+    """
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None:
+        server.send_progress_text(text, node_id)

@@ -33,7 +33,7 @@ from ..asymvq.paint_by_example import (
     load_head,
 )
 from .host import file_fingerprint
-from .tensors import image_tensor, mask_tensor, require_one_size, to_image
+from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
 
 HeadType = io.Custom("PBE_HEAD")
 TOWER = "cond_stage_model.transformer."
@@ -226,6 +226,8 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
         mask = mask_tensor(mask, image)
         count = _check_inputs(image, mask, example)
         _check_clip_vision(clip_vision, head)
+        edits = max(len(image), len(mask))
+        image, mask = (comfy.utils.repeat_to_batch_size(tensor, edits) for tensor in (image, mask))
 
         keep = kept(centre_crop(mask, FACTOR)).to(image.device)
         # mid-grey is 0 in the VAE's [-1, 1]
@@ -236,12 +238,12 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
                 f"picture's size, but its latent has shape {tuple(latent.shape)}. Use the VAE of the Paint by Example "
                 "checkpoint, or an asymmetric one for SD 1.x."
             )
-        channels = concat_channels(latent, keep.to(latent.device)).expand(count, -1, -1, -1)
+        channels = comfy.utils.repeat_to_batch_size(concat_channels(latent, keep.to(latent.device)), count)
         context, unconditional = head.encode(_pooled(clip_vision, head, fit_example(example, ExampleFit(example_fit))))
 
         # noise_concat takes the place of what the host would put beside the noise for a text-inpainting UNet
-        positive = [[context.expand(count, -1, -1), {"noise_concat": channels}]]
-        negative = [[unconditional.expand(count, -1, -1), {"noise_concat": channels}]]
+        positive = [[comfy.utils.repeat_to_batch_size(context, count), {"noise_concat": channels}]]
+        negative = [[comfy.utils.repeat_to_batch_size(unconditional, count), {"noise_concat": channels}]]
         # a first latent that is not zero would shine through: the host adds the noise to it
         empty = torch.zeros_like(channels[:, :LATENT_CHANNELS])
         return io.NodeOutput(positive, negative, {"samples": empty})
@@ -293,14 +295,7 @@ def _load_tower(tensors: Mapping[str, Tensor]) -> comfy.clip_vision.ClipVisionMo
 def _check_inputs(image: Tensor, mask: Tensor, example: Tensor) -> int:
     """How many pictures there are. Raises ValueError where sizes or counts do not fit, or nothing is masked."""
     require_one_size(image, mask)
-    counts = {"image": len(image), "mask": len(mask), "example": len(example)}
-    count = max(counts.values())
-    if any(number not in (1, count) for number in counts.values()):
-        found = ", ".join(f"{number} of {name}" for name, number in counts.items())
-        raise ValueError(
-            f"Expected one image, mask and example, or as many of each as there are pictures, but got {found}. Repeat "
-            "or drop some, or give a single one for all."
-        )
+    count = in_turn({"image": len(image), "mask": len(mask), "example": len(example)})
     if not (kept(centre_crop(mask, FACTOR)) == 0).flatten(1).any(dim=1).all():
         raise ValueError(
             "Expected a mask with something to paint, but got one that is empty (nowhere above 0.5). Paint it: "

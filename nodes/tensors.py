@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..asymvq.values import image_values, mask_values, why_unusable
+
+OUT_OF_RANGE = "The node that made it leaves ComfyUI's range: scale or clamp its values to [0, 1] first."
+
 
 def require_tensor(value: object, what: str) -> Tensor:
-    """Raises ValueError where a graph in API format holds something else in a wire's place: the host lets that pass."""
+    """`value`, a tensor that can be computed with.
+
+    Raises:
+        ValueError: something else, which a graph in API format may hold in a wire's place, or a tensor as other packs
+            may make it: empty, sparse, without values, of an 8-bit float type.
+    """
     if not isinstance(value, Tensor):
         raise ValueError(f"Expected {what}, but got {str(value)[:40]!r}. Connect a node's output.")
+    fault = why_unusable(value)
+    if fault is not None:
+        raise ValueError(f"Expected {what}, but got {fault}. Look at the node that made it.")
     return value
 
 
@@ -19,7 +32,7 @@ def latent_tensor(samples: dict[str, Any]) -> Tensor:
     """(B, C, h, w) of a LATENT.
 
     Raises:
-        ValueError: no latent at all, or one of video or audio.
+        ValueError: no latent at all, one of video or audio, or one that cannot be computed with.
     """
     latent: Any = samples.get("samples") if isinstance(samples, dict) else samples
     if getattr(latent, "is_nested", False):
@@ -33,19 +46,21 @@ def latent_tensor(samples: dict[str, Any]) -> Tensor:
             f"Expected a picture's latent of 4 dimensions (batch, channels, height, width), but got {latent.ndim}: "
             f"{tuple(latent.shape)}. Latents of video models belong in their own VAE's decode."
         )
+    if not latent.is_floating_point():
+        raise ValueError(f"Expected a latent of floats, but got {latent.dtype}. Look at the node that made it.")
     return latent
 
 
 def image_tensor(image: Tensor) -> Tensor:
-    """An IMAGE (B, H, W, 3 or more) as (B, 3, H, W). A fourth channel (alpha) is dropped.
+    """An IMAGE (B, H, W, 3 or more) as (B, 3, H, W), floats in [0, 1]. A fourth channel (alpha) is dropped.
 
     Raises:
-        ValueError: not a batch of colour pictures.
+        ValueError: not a batch of colour pictures, or values out of range (`asymvq.values.image_values`).
     """
     image = require_tensor(image, "an image")
     if image.ndim != 4 or image.shape[-1] < 3:
         raise ValueError(f"Expected an image of shape (batch, height, width, 3), but got {tuple(image.shape)}.")
-    return image[..., :3].movedim(-1, 1)
+    return image_values(image[..., :3].movedim(-1, 1), low=0.0, high=1.0, mend=OUT_OF_RANGE)
 
 
 def mask_tensor(mask: Tensor, image: Tensor) -> Tensor:
@@ -55,7 +70,7 @@ def mask_tensor(mask: Tensor, image: Tensor) -> Tensor:
         image: (B, 3, H, W), the picture that it belongs to: only for a better message.
 
     Raises:
-        ValueError: not a mask, or the host's empty placeholder.
+        ValueError: not a mask, the host's empty placeholder, or values out of range (`asymvq.values.mask_values`).
     """
     mask = require_tensor(mask, "a mask")
     if mask.ndim == 4 and mask.shape[1] == 1:
@@ -68,7 +83,7 @@ def mask_tensor(mask: Tensor, image: Tensor) -> Tensor:
             "Expected a mask, but got the empty 64×64 one that Load Image gives for a picture without a mask. Paint "
             "one: right-click the Load Image node and open the mask editor."
         )
-    return mask.float().clamp(0, 1)
+    return mask_values(mask, mend=OUT_OF_RANGE)
 
 
 def require_one_size(image: Tensor, mask: Tensor) -> None:
@@ -79,6 +94,22 @@ def require_one_size(image: Tensor, mask: Tensor) -> None:
             f"Expected image and mask of one size, but got an image of {sizes[0]} and a mask of {sizes[1]} pixels "
             "(width×height). Resize the mask to the image, or use the mask that was made for it."
         )
+
+
+def in_turn(counts: Mapping[str, int]) -> int:
+    """How many pictures there are: of some there may be fewer, by a whole factor, which are then taken in turn.
+
+    Raises:
+        ValueError: a count that does not divide the largest.
+    """
+    count = max(counts.values())
+    if any(count % number for number in counts.values()):
+        found = ", ".join(f"{number} of {name}" for name, number in counts.items())
+        raise ValueError(
+            f"Expected as many of each, or numbers that divide the largest and are taken in turn, but got {found}. "
+            "Repeat or drop some, or give a single one for all."
+        )
+    return count
 
 
 def to_image(pictures: Tensor) -> Tensor:

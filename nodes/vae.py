@@ -108,7 +108,7 @@ class AsymmetricVAE(comfy.sd.VAE):
 
         Args:
             latent: (B, C, h, w).
-            source: from `asymvq.decode.fit_source`, its image in [0, 1].
+            source: from `asymvq.source.fit_source`, its image in [0, 1].
             keep: what becomes of the kept pixels.
             region: whether only what the mask touches is decoded.
             tiling: AUTO goes over to tiles when memory runs out; AUTO and ON halve them while it still does.
@@ -116,10 +116,14 @@ class AsymmetricVAE(comfy.sd.VAE):
             overlap: what neighbouring tiles share, pixels.
 
         Returns:
-            (B, H, W, 3) in [0, 1], of the source's full size.
+            (B, H, W, 3) in [0, 1], of the source's full size; in the host's type for pictures, or in float32 where
+            the source is of another: kept pixels are its own bit for bit.
         """
-        if source is not None and keep is Keep.EXACT and source.unedited():
-            return to_image(source.image.expand(latent.shape[0], -1, -1, -1).to(self.output_device).contiguous())
+        if source is not None:
+            latent = source.cycled(latent)
+            if keep is Keep.EXACT and source.unedited():
+                whole = source.slice(0, latent.shape[0]).image
+                return to_image(whole.expand(latent.shape[0], -1, -1, -1).to(self.output_device).contiguous())
         size = tile if tiling is Tiling.ON else None
         while True:
             try:
@@ -139,7 +143,7 @@ class AsymmetricVAE(comfy.sd.VAE):
         self, latent: Tensor, source: Source | None, keep: Keep, region: Region, tile: int | None, overlap: int
     ) -> Tensor:
         count = latent.shape[0]
-        plan = make_plan(self.config, latent, source, region=region, tile=tile, overlap=overlap)
+        plan = make_plan(self.config, latent, source, keep=keep, region=region, tile=tile, overlap=overlap)
         memory = self.memory_used_decode((1, latent.shape[1], *plan.largest), self.vae_dtype)
         model_management.load_models_gpu([self.patcher], memory_required=memory)
         batch = max(1, min(count, int(self.patcher.get_free_memory(self.device) / memory)))
@@ -161,8 +165,10 @@ class AsymmetricVAE(comfy.sd.VAE):
             if part is not None:
                 picture = compose(picture, part, keep)
             if result is None:
-                size = (count, *picture.shape[1:])
-                result = torch.empty(size, device=self.output_device, dtype=model_management.intermediate_dtype())
+                size, dtype = (count, *picture.shape[1:]), model_management.intermediate_dtype()
+                if source is not None and source.image.dtype != dtype:
+                    dtype = torch.float32  # kept pixels are the source's bit for bit, under --fp16-intermediates too
+                result = torch.empty(size, device=self.output_device, dtype=dtype)
             result[start:stop] = picture
         assert result is not None
         return to_image(result)

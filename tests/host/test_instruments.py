@@ -98,6 +98,18 @@ class TestCompare:
         )
         assert execute(compare, reference=image.half(), results={"result_1": edit.half()}, mask=mask).args[1] == [0]
 
+    def test_counts_that_divide_the_largest_are_taken_in_turn(self, compare, case):
+        image, mask, edit = case
+        edits = torch.cat([edit, image, edit, edit])
+        references, masks = torch.cat([image, edit]), torch.cat([mask, torch.zeros_like(mask)])
+        output = execute(compare, reference=references, results={"a": edits}, mask=masks)
+        whole = execute(
+            compare, reference=references.repeat(2, 1, 1, 1), results={"a": edits}, mask=masks.repeat(2, 1, 1)
+        )
+        assert len(output.args[0]) == 4
+        assert torch.equal(output.args[0], whole.args[0])
+        assert output.args[1] == whole.args[1]
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -106,7 +118,7 @@ class TestCompare:
             ({"mask": torch.zeros(1, 64, 64)}, "open the mask editor"),
             (
                 {"mask": torch.ones(3, 48, 64), "results": {"a": torch.zeros(2, 48, 64, 3)}},
-                "1 or 3 pictures in Result 1",
+                "3 pictures in Result 1, .* but got 2",
             ),
             ({"reference": torch.zeros(1, 48, 64, 1)}, "an image of shape"),
         ],

@@ -195,6 +195,90 @@ class TestDecode:
         assert torch.equal(output[mask == 0], image[mask == 0])
         assert not torch.equal(output[mask == 1], image[mask == 1])
 
+    @pytest.mark.parametrize("region", ["masked", "full"])
+    def test_outpainting_leaves_no_column_of_grey(self, host, vae, region):
+        """Pad Image for Outpainting, of a picture whose sides are no multiples of 8."""
+        image = torch.rand(1, 51, 77, 3) * 0.3
+        image, mask = stock(
+            host, "ImagePadForOutpaint", image=image, left=16, top=0, right=24, bottom=8, feathering=12
+        )  # fmt: skip
+        assert image.shape[1:3] == (59, 117)
+        samples = stock(host, "VAEEncode", vae=vae, pixels=image)[0]
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask, region=region)
+        assert output.shape == image.shape
+        assert (output[mask == 1] != 0.5).all()
+        # what the encoder cropped off: 1 row above and 2 below, 2 columns on the left and 3 on the right
+        rows, columns = torch.arange(59).clamp(1, 56)[:, None], torch.arange(117).clamp(2, 113)
+        painted = mask[0] == 1
+        assert torch.equal(output[0][painted], output[0][rows, columns][painted])
+        kept = mask <= 8 / 255
+        assert torch.equal(output[kept], image[kept])
+
+    def test_a_crop_around_the_mask_in_a_small_picture_is_edited_to_its_edge(self, host, vae):
+        image, mask = torch.full((1, 51, 300, 3), 0.75), torch.zeros(1, 51, 300)
+        mask[:, 40:, 100:130] = 1
+        cropped = host.nodes.NODE_CLASS_MAPPINGS["AsymVQCropAroundMask"].execute(image=image, mask=mask, size=64)
+        part, part_mask, x, y = cropped.args
+        assert part.shape == (1, 51, 160, 3)
+        samples = stock(host, "VAEEncode", vae=vae, pixels=part)[0]
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=part, mask=part_mask)
+        assert (output[part_mask == 1] != 0.75).all()
+        assert (output[part_mask == 0] == 0.75).all()
+        assert torch.equal(output[:, 50][part_mask[:, 50] == 1], output[:, 48][part_mask[:, 50] == 1])
+        assert (x, y) == (35, 0)
+
+    def test_counts_that_divide_the_largest_are_taken_in_turn(self, host, vae, case):
+        image, mask, samples = case
+        images, masks = torch.cat([image, 1 - image]), torch.cat([mask, mask.flip(-1)])
+        latents = torch.cat([samples["samples"] + i for i in range(4)])
+        arguments = {"vae": vae, "region": "full"}
+        output = run(host, "AsymVQDecode", samples={"samples": latents}, image=images, mask=masks, **arguments)
+        assert len(output) == 4
+        for i in range(4):
+            one = {"samples": latents[i : i + 1]}
+            alone = run(
+                host, "AsymVQDecode", samples=one, image=images[i % 2][None], mask=masks[i % 2][None], **arguments
+            )
+            torch.testing.assert_close(output[i : i + 1], alone, atol=1e-5, rtol=0)
+        two = run(host, "AsymVQDecode", samples=samples, image=image, mask=masks, **arguments)
+        assert len(two) == 2
+        for i in range(2):
+            assert torch.equal(two[i][masks[i] == 0], image[0][masks[i] == 0])
+        nothing = run(host, "AsymVQDecode", samples=samples, image=images, mask=mask * 0.02, **arguments)
+        assert torch.equal(nothing, images)
+
+    @pytest.mark.parametrize("source", [torch.float32, torch.float16])
+    @pytest.mark.parametrize("mask_value", [0.0, 1.0])
+    def test_kept_pixels_are_the_sources_also_with_fp16_intermediates(
+        self, host, vae, case, monkeypatch, source, mask_value
+    ):
+        import comfy.cli_args
+
+        monkeypatch.setattr(comfy.cli_args.args, "fp16_intermediates", True)
+        image, mask, samples = case
+        image, mask = image.to(source), mask * mask_value
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask)
+        assert output.dtype == source
+        assert torch.equal(output[mask == 0], image[mask == 0])
+        plain = run(host, "AsymVQDecode", samples=samples, vae=vae)
+        assert plain.dtype == torch.float16
+
+    def test_nan_in_the_source_under_the_mask_does_not_matter(self, host, vae, case):
+        image, mask, samples = case
+        broken = torch.where(mask[..., None] > 0, torch.nan, image)
+        output = run(host, "AsymVQDecode", samples=samples, vae=vae, image=broken, mask=mask)
+        assert torch.equal(output, run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask))
+
+    def test_bytes_are_scaled(self, host, vae, case):
+        image, mask, samples = case
+        image = (image * 255).round() / 255
+        output = run(
+            host, "AsymVQDecode", samples=samples, vae=vae, image=(image * 255).round().byte(), mask=mask.bool()
+        )
+        torch.testing.assert_close(
+            output, run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask), atol=1e-6, rtol=0
+        )
+
     def test_a_large_odd_picture(self, host, vae):
         image = torch.rand(1, 513, 769, 3)
         mask = torch.zeros(1, 513, 769)
@@ -337,7 +421,27 @@ class TestRefusals:
             ({"image": None}, "only the mask"),
             ({"mask": torch.zeros(1, 64, 64)}, "open the mask editor"),
             ({"mask": torch.ones(1, 40, 64)}, "image of 64×48 and a mask of 64×40"),
-            ({"mask": torch.ones(3, 48, 64), "image": torch.zeros(1, 48, 64, 3)}, "one mask, or one for each of the 1"),
+            ({"mask": torch.ones(3, 48, 64), "image": torch.zeros(2, 48, 64, 3)}, "taken in turn, but got 1, 2 and 3"),
+            (
+                {"mask": torch.ones(1, 48, 64) * 255},
+                "mask's values .*, but got 255 to 255. The node that made",
+            ),
+            (
+                {"image": torch.ones(1, 48, 64, 3) * 255},
+                "image's values .*, but got 255 to 255. The node that",
+            ),
+            ({"image": torch.full((1, 48, 64, 3), float("nan"))}, "finite source image, but picture 1 holds NaN"),
+            ({"image": torch.zeros(0, 48, 64, 3)}, "an image, but got an empty tensor .* the node that made it"),
+            ({"image": torch.zeros(1, 48, 0, 3)}, "an image, but got an empty tensor"),
+            ({"image": torch.zeros(1, 48, 64, 3, dtype=torch.float8_e4m3fn)}, "an image, but got a tensor of .*float8"),
+            ({"image": torch.zeros(1, 48, 64, 3).to_sparse()}, "an image, but got a sparse"),
+            ({"image": torch.zeros(1, 48, 64, 3, device="meta")}, "an image, but got a tensor without values"),
+            ({"mask": torch.zeros(0, 48, 64)}, "a mask, but got an empty tensor"),
+            ({"mask": torch.zeros(1, 48, 64).to_sparse()}, "a mask, but got a sparse"),
+            ({"samples": {"samples": torch.zeros(0, 4, 6, 8)}}, "a latent, but got an empty tensor"),
+            ({"samples": {"samples": torch.zeros(1, 4, 6, 8).to_sparse()}}, "a latent, but got a sparse"),
+            ({"samples": {"samples": torch.zeros(1, 4, 6, 8, device="meta")}}, "a latent, but got a tensor without"),
+            ({"samples": {"samples": torch.zeros(1, 4, 6, 8, dtype=torch.int32)}}, "a latent of floats, but got"),
             ({"samples": {"samples": torch.zeros(1, 16, 6, 8)}}, "4 channels, but got 16"),
             ({"samples": {"samples": torch.zeros(1, 4, 5, 6, 8)}}, "but got 5"),
             ({"image": torch.zeros(1, 48, 64, 1)}, "an image of shape"),
