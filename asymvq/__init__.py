@@ -6,18 +6,20 @@ picture = asymvq.decode(vae, latent, image=source, mask=mask)
 
 from .autoencoder import AsymmetricAutoencoder
 from .checkpoint import CheckpointError, load, save
-from .config import PRESETS, AutoencoderConfig, ConditionConfig, MaskReduction
+from .config import LATENT_SPACES, PRESETS, AutoencoderConfig, ConditionConfig, LatentSpace, MaskReduction
 from .decode import Keep, decode
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LATENT_SPACES",
     "PRESETS",
     "AsymmetricAutoencoder",
     "AutoencoderConfig",
     "CheckpointError",
     "ConditionConfig",
     "Keep",
+    "LatentSpace",
     "MaskReduction",
     "decode",
     "load",

@@ -118,6 +118,7 @@ LATENT_SPACES: dict[str, LatentSpace] = {
     "flux": LatentSpace(0.3611, 0.1159),
 }
 """Of the published VAEs: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1."""
+LATENT_CHANNELS = {"sd": 4, "sdxl": 4, "sd3": 16, "flux": 16}
 
 
 @dataclass(frozen=True)

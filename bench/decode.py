@@ -195,7 +195,9 @@ def main() -> None:
     for preset in args.preset:
         with tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(0)
-            asymvq.save(asymvq.AsymmetricAutoencoder(CONFIGS[preset]), Path(folder) / "vae", layout="diffusers")
+            asymvq.save(
+                asymvq.AsymmetricAutoencoder(CONFIGS[preset]), Path(folder) / "vae", layout="diffusers", latents="sd"
+            )
             for size in args.sizes:
                 rows += measure(args, preset, size, Path(folder) / "vae", peak)
     print(table(rows))

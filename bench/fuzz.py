@@ -66,7 +66,7 @@ def write_seeds(folder: Path) -> list[Path]:
     vae, stock, sees = (asymvq.AsymmetricAutoencoder(config) for config in (TINY, STOCK, SEES_MASK))
     asymvq.save(vae, folder / "native.safetensors")
     asymvq.save(sees, folder / "native_sees_mask.safetensors")
-    asymvq.save(vae, folder / "diffusers", layout="diffusers")
+    asymvq.save(vae, folder / "diffusers", layout="diffusers", latents="sd")
     weights = next((folder / "diffusers").glob("*.safetensors"))
     (folder / "diffusers.safetensors").write_bytes(weights.read_bytes())
     state = {f"first_stage_model.{name}": tensor for name, tensor in stock.state_dict().items()}

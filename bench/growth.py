@@ -63,7 +63,7 @@ def diffusers_decoder(vae: asymvq.AsymmetricAutoencoder, size: int, side: int) -
     from diffusers import AsymmetricAutoencoderKL
 
     with tempfile.TemporaryDirectory() as folder:
-        asymvq.save(vae, Path(folder) / "vae", layout="diffusers")
+        asymvq.save(vae, Path(folder) / "vae", layout="diffusers", latents="sd")
         model: Any = AsymmetricAutoencoderKL.from_pretrained(Path(folder) / "vae")
     device = next(vae.parameters()).device
     latent, image, mask = (x.to(device) for x in inputs(vae, size, side))

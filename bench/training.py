@@ -130,7 +130,9 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        asymvq.save(asymvq.AsymmetricAutoencoder(config_of(args)), Path(folder) / "vae", layout="diffusers")
+        asymvq.save(
+            asymvq.AsymmetricAutoencoder(config_of(args)), Path(folder) / "vae", layout="diffusers", latents="sd"
+        )
         for name in LOOPS:
             command = [sys.executable, __file__, *sys.argv[1:], "--loop", name, "--weights", folder]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -19,6 +19,14 @@ class SaveLayout(str, Enum):
     DIFFUSERS = "diffusers"
 
 
+class Latents(str, Enum):
+    AS_LOADED = "as loaded"
+    SD = "sd"
+    SDXL = "sdxl"
+    SD3 = "sd3"
+    FLUX = "flux"
+
+
 class AsymVQSave(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -48,13 +56,27 @@ class AsymVQSave(io.ComfyNode):
                 io.Combo.Input(
                     "dtype", options=Precision, default=Precision.AUTO, tooltip="auto: as the VAE was loaded."
                 ),
+                io.Combo.Input(
+                    "latents",
+                    options=Latents,
+                    default=Latents.AS_LOADED,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The model family that the VAE belongs to. The file keeps its scaling factor, which "
+                    "diffusers' pipelines need. as loaded: what the VAE's own file says.",
+                ),
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="Where the file was written.")],
         )
 
     @classmethod
     def execute(
-        cls, vae: Any, filename_prefix: str, layout: str = SaveLayout.NATIVE, dtype: str = Precision.AUTO
+        cls,
+        vae: Any,
+        filename_prefix: str,
+        layout: str = SaveLayout.NATIVE,
+        dtype: str = Precision.AUTO,
+        latents: str = Latents.AS_LOADED,
     ) -> io.NodeOutput:
         if not isinstance(vae, AsymmetricVAE):
             raise ValueError(
@@ -66,6 +88,8 @@ class AsymVQSave(io.ComfyNode):
             filename_prefix, folder_paths.get_output_directory()
         )
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        save(vae.first_stage_model, path, layout=SaveLayout(layout).value, dtype=Precision(dtype).dtype)
+        said = None if Latents(latents) is Latents.AS_LOADED else Latents(latents).value
+        model, precision = vae.first_stage_model, Precision(dtype).dtype
+        save(model, path, layout=SaveLayout(layout).value, dtype=precision, latents=said)
         text = f"{subfolder}/{path.name}" if subfolder else path.name
         return io.NodeOutput(str(path), ui=ui.PreviewText(text))

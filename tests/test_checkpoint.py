@@ -96,7 +96,7 @@ def test_native_round_trip(name, dtype, tmp_path, make_vae):
 
 @pytest.mark.parametrize("config", [TINY, STOCK], ids=["asymmetric", "stock"])
 def test_diffusers_native_diffusers_round_trip(config, tmp_path, make_vae):
-    save(make_vae(config), tmp_path / "first", layout="diffusers")
+    save(make_vae(config), tmp_path / "first", layout="diffusers", latents="sd")
     save(load(tmp_path / "first"), tmp_path / "native.safetensors")
     save(load(tmp_path / "native.safetensors"), tmp_path / "second", layout="diffusers")
     for file in ("config.json", "diffusion_pytorch_model.safetensors"):
@@ -108,7 +108,7 @@ def test_diffusers_reads_what_we_write(config, tmp_path, make_vae):
     diffusers = pytest.importorskip("diffusers")
     config = dataclasses.replace(config, norm_groups=16)
     vae = make_vae(config)
-    save(vae, tmp_path, layout="diffusers")
+    save(vae, tmp_path, layout="diffusers", latents="sd")
     kind = diffusers.AutoencoderKL if config.condition is None else diffusers.AsymmetricAutoencoderKL
     peer = kind.from_pretrained(tmp_path)
     latent = torch.randn(1, 4, 4, 4)
@@ -279,7 +279,7 @@ def test_stock_vae_inside_a_larger_checkpoint(prefix, tmp_path, make_vae):
 
 
 def test_old_attention_names_in_a_bin(tmp_path, tiny):
-    save(tiny, tmp_path, layout="diffusers")
+    save(tiny, tmp_path, layout="diffusers", latents="sd")
     state = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -291,7 +291,7 @@ def test_old_attention_names_in_a_bin(tmp_path, tiny):
 
 def test_config_json_tells_only_the_groups(tmp_path, make_vae):
     config = dataclasses.replace(TINY, norm_groups=8)
-    save(make_vae(config), tmp_path, layout="diffusers")
+    save(make_vae(config), tmp_path, layout="diffusers", latents="sd")
     (tmp_path / "config.json").write_text(json.dumps({"norm_num_groups": 8, "latent_channels": 99}))
     assert read(tmp_path).config == config
     assert read(tmp_path / "diffusion_pytorch_model.safetensors").config == config
@@ -303,7 +303,7 @@ def test_config_json_tells_only_the_groups(tmp_path, make_vae):
     "text", ["{", "[]", '{"norm_num_groups": "32"}', '{"norm_num_groups": 0}', '{"act_fn": "gelu"}']
 )
 def test_refuses_a_bad_config_json(text, tmp_path, tiny):
-    save(tiny, tmp_path, layout="diffusers")
+    save(tiny, tmp_path, layout="diffusers", latents="sd")
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         read(tmp_path)
@@ -415,7 +415,7 @@ def test_refuses_other_models(kind, tmp_path):
         ("empty.safetensors", b"", "empty"),
         ("page.ckpt", b"<!DOCTYPE html><html>", "web page"),
         ("pointer.ckpt", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS"),
-        ("picture.pt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither"),
+        ("picture.pt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture"),
         ("plain.zip", b"PK\x05\x06" + bytes(18), "neither"),
         ("cut.ckpt", b"PK\x03\x04" + bytes(99), "cannot be read"),
     ],

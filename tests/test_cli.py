@@ -111,7 +111,10 @@ def test_convert_to_diffusers_and_back(tmp_path: Path):
     vae = AsymmetricAutoencoder(config)
     save(vae, tmp_path / "native.safetensors")
     folder, back = tmp_path / "diffusers", tmp_path / "back.safetensors"
-    assert main(["convert", str(tmp_path / "native.safetensors"), str(folder), "--layout", "diffusers"]) == 0
+    assert (
+        main(["convert", str(tmp_path / "native.safetensors"), str(folder), "--layout", "diffusers", "--latents", "sd"])
+        == 0
+    )
     assert (folder / "config.json").is_file()
     assert main(["convert", str(folder), str(back), "--layout", "native"]) == 0
     loaded = load(back)

@@ -1,14 +1,15 @@
 """Checkpoints: recognised by their keys, sized from their shapes, read without running anything, written atomically.
 
-`unpickle` reads torch's pickles, `layouts` knows the families of files, `native` is the project's own format,
-`reading` and `writing` put them together.
+`unpickle` reads torch's pickles, `folders` knows which files make a model, `locate` where in them the autoencoder is,
+`layouts` how its tensors are named, `foreign` what else a file may be; `native` is the project's own format, `reading`
+and `writing` put them together.
 """
 
 from .errors import CheckpointError
 from .layouts import Layout
 from .native import native_metadata, to_native
 from .reading import Checkpoint, build, from_tensors, load, read, read_tensors, with_encoder
-from .writing import save
+from .writing import save, with_latents
 
 __all__ = [
     "Checkpoint",
@@ -23,4 +24,5 @@ __all__ = [
     "save",
     "to_native",
     "with_encoder",
+    "with_latents",
 ]

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import LATENT_SPACES, PRESETS, AutoencoderConfig, ConditionConfig, LatentSpace, MaskReduction, preset_name
+from ..config import (
+    LATENT_CHANNELS,
+    LATENT_SPACES,
+    PRESETS,
+    AutoencoderConfig,
+    ConditionConfig,
+    LatentSpace,
+    MaskReduction,
+    preset_name,
+)
 from .compare import differences, shapes
 from .errors import CheckpointError, shown
 from .foreign import foreign_autoencoder, quantised
@@ -57,7 +66,7 @@ _OTHER_PARTS = re.compile(
     r"|(betas|alphas_cumprod\w*|\w+_alphas_cumprod|log_one_minus\w+|posterior_\w+|lvlb_weights|logvar|scale_factor"
     r"|learnable_vector|edm_mean|edm_std|ztsnr|v_pred|sigmas)$"
 )
-"""Of whole checkpoints whose autoencoder has no prefix."""
+"""Of whole checkpoints, where their names share the autoencoder's prefix."""
 
 # Read from the last pair to the first on the way back. What the longer names contain comes first: `.block.` is no part
 # of `.mid.block_1.`, but `.resnets.` is of `.mid_block.resnets.0.`.
@@ -96,17 +105,17 @@ _MODEL_LEVEL = re.compile(r"^decoder\.up\.(\d{1,4})\.")
 _ATTENTION_WEIGHT = re.compile(r"\.mid\.attn_1\.(q|k|v|proj_out)\.weight$")
 
 _TELLING_PARTS = (
-    # latent space, channels, and what a whole checkpoint beside it holds
-    ("sdxl", 4, r"conditioner\."),
-    ("sd", 4, r"cond_stage_model\."),
-    ("sd3", 16, r"model\.diffusion_model\.joint_blocks\."),
-    ("flux", 16, r"model\.diffusion_model\.double_blocks\."),
+    # latent space, and what a whole checkpoint beside it holds
+    ("sdxl", r"conditioner\."),
+    ("sd", r"cond_stage_model\."),
+    ("sd3", r"model\.diffusion_model\.joint_blocks\."),
+    ("flux", r"model\.diffusion_model\.double_blocks\."),
 )
 _TELLING_ARCHITECTURES = (
-    ("sdxl", 4, r"stable-diffusion-xl"),
-    ("sd", 4, r"stable-diffusion-v[12]"),
-    ("sd3", 16, r"stable-diffusion-v?3"),
-    ("flux", 16, r"flux\W?1"),
+    ("sdxl", r"stable-diffusion-xl"),
+    ("sd", r"stable-diffusion-v[12]"),
+    ("sd3", r"stable-diffusion-v?3"),
+    ("flux", r"flux\W?1"),
 )
 """As `modelspec.architecture` in the metadata names them."""
 _NORMALISED_OTHERWISE = ("edm_mean", "edm_std")
@@ -157,7 +166,7 @@ def _without_remains(found: Found) -> tuple[dict[str, Tensor], list[str]]:
         if found.is_native:  # holds nothing else
             inside[name] = tensor
             continue
-        remains = _TRAINING_REMAINS.match(name) or (not found.prefix and _OTHER_PARTS.match(name))
+        remains = _TRAINING_REMAINS.match(name) or _OTHER_PARTS.match(name)
         if remains or (tensor.numel() == 1 and _COUNTERS.fullmatch(name)):
             left_out.append(name)
         else:
@@ -192,14 +201,14 @@ def _told_latents(
                 f"{error} It stands in the metadata as {LATENTS_KEY}; save the file again."
             ) from error
     architecture = metadata.get("modelspec.architecture", "").lower()
-    for name, channels, pattern in _TELLING_ARCHITECTURES:
-        if config.latent_channels == channels and re.match(pattern, architecture):
+    for name, pattern in _TELLING_ARCHITECTURES:
+        if config.latent_channels == LATENT_CHANNELS[name] and re.match(pattern, architecture):
             return LATENT_SPACES[name]
     others = list(others)
     if not any(name in _NORMALISED_OTHERWISE for name in others):
-        for name, channels, pattern in _TELLING_PARTS:
+        for name, pattern in _TELLING_PARTS:
             part = re.compile(pattern)
-            if config.latent_channels == channels and any(map(part.match, others)):
+            if config.latent_channels == LATENT_CHANNELS[name] and any(map(part.match, others)):
                 return LATENT_SPACES[name]
     if layout is Layout.PAPER and config.latent_channels == 4 and preset_name(config) in PRESETS:
         return LATENT_SPACES["sd"]

@@ -16,16 +16,15 @@ from torch import Tensor
 from ..autoencoder import AsymmetricAutoencoder
 from ..config import AutoencoderConfig
 from ..layers import Ops
-from .errors import CheckpointError
+from .errors import CheckpointError, shown
+from .folders import Place, find, read_beside
 from .layouts import Layout, recognise
 from .native import CONFIG_KEY
 from .safetensors_header import read_safetensors
-from .source import LARGEST_JSON, Source, read_json
+from .source import LARGEST_JSON, Source
 from .tensors import TensorFile, read_each
 from .unpickle import read_pickle
 
-DIFFUSERS_STEM = "diffusion_pytorch_model"
-_FOLDER_FILES = tuple(DIFFUSERS_STEM + suffix for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"))
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -105,6 +104,12 @@ def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:
                 f"Expected a VAE with {field} = {expected}, as the decoder's, but got {got}. Choose the VAE that the "
                 "decoder was made for (FLUX's for ASUKA, Stable Diffusion's for the paper's)."
             )
+    ours, theirs = decoder.config.latents, donor.config.latents
+    if ours and theirs and (ours.scaling_factor, ours.shift_factor) != (theirs.scaling_factor, theirs.shift_factor):
+        raise ValueError(
+            f"Expected a VAE of the decoder's latents (scaling factor {ours.scaling_factor:g}), but got one with "
+            f"{theirs.scaling_factor:g}. Choose the VAE that the decoder was made for."
+        )
     roots = ["encoder.", "quant_conv."]
     if not decoder.config.post_quant_conv:
         roots.append("post_quant_conv.")
@@ -118,6 +123,7 @@ def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:
         encoder_blocks=donor.config.encoder_blocks,
         quant_conv=donor.config.quant_conv,
         post_quant_conv=decoder.config.post_quant_conv or donor.config.post_quant_conv,
+        latents=ours or theirs,
     )
     return dataclasses.replace(decoder, config=config, state_dict={**taken, **kept})
 
@@ -129,10 +135,14 @@ def read(path: str | PathLike[str]) -> Checkpoint:
         CheckpointError: the file is missing, damaged, unsafe, or no autoencoder; the message names it.
     """
     try:
-        found = _find(Path(path))
-        with open_tensors(found) as file:
-            layout, config, state = recognise(file.tensors, norm_groups=_norm_groups_beside(found))
-            return Checkpoint(layout, config, _checked_values(read_each(state, [file])), file.metadata)
+        place = find(Path(path))
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(open_tensors(file)) for file in place.files]
+            beside, metadata = read_beside(place.config), files[0].metadata
+            layout, config, state = recognise(
+                _together(place, files), norm_groups=beside.norm_groups, latents=beside.latents, metadata=metadata
+            )
+            return Checkpoint(layout, config, _checked_values(read_each(state, files)), metadata)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except OSError as error:
@@ -145,18 +155,17 @@ def from_tensors(tensors: Mapping[str, Tensor], *, norm_groups: int | None = Non
     return Checkpoint(layout, config, _checked_values(state.items()), {})
 
 
-def _find(path: Path) -> Path:
-    if path.is_dir():
-        for name in _FOLDER_FILES:
-            if (path / name).is_file():
-                return path / name
-        raise CheckpointError(
-            f"Expected a folder with one of {', '.join(_FOLDER_FILES)}, but got none of them. Choose the folder of the "
-            "VAE itself (often vae/), or a file."
-        )
-    if not path.is_file():
-        raise CheckpointError("Expected a file or a folder, but there is none. Check the path.")
-    return path
+def _together(place: Place, files: list[TensorFile]) -> dict[str, Tensor]:
+    """The tensors of all shards."""
+    tensors: dict[str, Tensor] = {}
+    for path, file in zip(place.files, files, strict=True):
+        if twice := next((name for name in file.tensors if name in tensors), None):
+            raise CheckpointError(f"Expected each tensor in one shard, but {shown(twice)} is in several.")
+        tensors |= file.tensors
+        missing = (name for name, held in (place.index or {}).items() if held == path.name and name not in file.tensors)
+        if name := next(missing, None):
+            raise CheckpointError(f"Expected {shown(name)} in {path.name}, as the index says, but it is not there.")
+    return tensors
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -187,15 +196,8 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
             file = TensorFile(source, *read_safetensors(source))
         elif head.startswith((b"PK\x03\x04", b"\x80")):
             file = TensorFile(source, read_pickle(source), {})
-        elif b"\0" not in head:
-            raise CheckpointError(
-                f"Expected a checkpoint, but got text that starts with {head[:40].decode(errors='replace')!r}: a web "
-                "page or a Git LFS pointer, saved in place of the weights. Download the file itself."
-            )
         else:
-            raise CheckpointError(
-                "Expected a safetensors file or a torch checkpoint, but got neither. Download it again."
-            )
+            raise CheckpointError(_what_instead(head))
         configs = {
             name: tensor
             for name, tensor in file.tensors.items()
@@ -205,23 +207,32 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         yield file
 
 
-def _norm_groups_beside(path: Path) -> int | None:
-    """What the shapes do not say, from the config.json of a diffusers folder. Nothing else in it is trusted."""
-    file = path.with_name("config.json")
-    if not path.name.startswith(DIFFUSERS_STEM) or not file.is_file():
-        return None
-    try:
-        config = read_json(file)
-        groups, activation = config.get("norm_num_groups"), config.get("act_fn", "silu")
-    except ValueError as error:
-        raise CheckpointError(
-            f"Expected a JSON object in {file.name} beside it, but got: {error}. Download it again, or remove it."
-        ) from error
-    if activation not in ("silu", "swish"):
-        raise CheckpointError(f"Expected act_fn silu in {file.name}, but got {activation!r}: another architecture.")
-    if groups is not None and (type(groups) is not int or groups < 1):
-        raise CheckpointError(f"Expected norm_num_groups ≥ 1 in {file.name}, but got {groups!r}. Download it again.")
-    return groups
+_MAGICS = (
+    (b"GGUF", "GGUF weights, which are quantised for other programs. Get the VAE as safetensors, unquantised"),
+    (b"\x89PNG", "a picture (PNG). Choose the weights"),
+    (b"\xff\xd8\xff", "a picture (JPEG). Choose the weights"),
+    (b"\x89HDF", "a Keras or TensorFlow file. Get the weights for torch"),
+    (b"\x1f\x8b", "an archive (gzip). Unpack it first"),
+    (b"7z\xbc\xaf", "an archive (7z). Unpack it first"),
+    (b"Rar!", "an archive (RAR). Unpack it first"),
+)
+
+
+def _what_instead(head: bytes) -> str:
+    """What a file is that is no checkpoint, by its first bytes."""
+    expected = "Expected a safetensors file or a torch checkpoint, but got"
+    for magic, what in _MAGICS:
+        if head.startswith(magic):
+            return f"{expected} {what}."
+    if b"\0" in head:
+        return f"{expected} neither. Download it again."
+    start = shown(repr(head[:40].decode(errors="replace")), 60)
+    if head.lstrip().startswith(b"{"):
+        return f"{expected} JSON that starts with {start}: settings of a model. Choose the weights beside it."
+    return (
+        f"Expected a checkpoint, but got text that starts with {start}: a web page or a Git LFS pointer, saved in "
+        "place of the weights. Download the file itself."
+    )
 
 
 def _checked_values(state: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -231,14 +242,14 @@ def _checked_values(state: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
             tensor = tensor.float()
         if tensor.dtype not in _DTYPES:
             raise CheckpointError(
-                f"Expected weights in float32, float16 or bfloat16, but {name} is {tensor.dtype}. Get an unquantised "
-                "file."
+                f"Expected weights in float32, float16 or bfloat16, but {shown(name)} is {tensor.dtype}. Get an "
+                "unquantised file."
             )
         # The sum needs no temporary; it can only overflow where the exact test is needed anyway.
         if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
             raise CheckpointError(
-                f"Expected finite weights, but {name} holds NaN or infinity. The file is damaged, or its training "
-                "diverged; use another."
+                f"Expected finite weights, but {shown(name)} holds NaN or infinity. The file is damaged, or its "
+                "training diverged; use another."
             )
         checked[name] = tensor
     return checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import uuid
@@ -16,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import AutoencoderConfig, MaskReduction
+from ..config import LATENT_CHANNELS, LATENT_SPACES, AutoencoderConfig, LatentSpace, MaskReduction
+from .folders import DIFFUSERS_STEM
 from .layouts import to_diffusers
-from .native import native_metadata, to_native
-from .reading import DIFFUSERS_STEM
+from .native import latents_metadata, native_metadata, to_native
 
 _DIFFUSERS_CONDITION_LEVELS = 4
 TEMPORARY = ".tmp"
@@ -32,20 +33,23 @@ def save(
     layout: Literal["native", "diffusers"] = "native",
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
+    latents: LatentSpace | str | None = None,
 ) -> None:
     """Writes a model; an existing file is replaced only by a complete one.
 
     Args:
         path: a `.safetensors` file; with layout "diffusers" also a folder, which gets the weights and a config.json
-            that `AsymmetricAutoencoderKL.from_pretrained` (`AutoencoderKL` for a stock VAE) reads. That config keeps
-            diffusers' default scaling factor: no weight tells it, and decoding does not use it.
+            that `AsymmetricAutoencoderKL.from_pretrained` (`AutoencoderKL` for a stock VAE) reads.
         dtype: None: each tensor's own.
         metadata: added to the safetensors header, e.g. a training summary or `modelspec.title`.
+        latents: how pipelines scale the latents: a `LatentSpace`, or "sd", "sdxl", "sd3" or "flux". None: as the file
+            said that the model came from. No weight tells it, and a wrong one draws washed-out pictures, so that a
+            diffusers folder is refused where nobody said.
 
     Raises:
-        ValueError: another kind of path, an unknown layout, or an architecture that diffusers does not have.
+        ValueError: another kind of path, an unknown layout or latent space, or what diffusers cannot express.
     """
-    path, config = Path(path), vae.config
+    path, config = Path(path), with_latents(vae.config, latents)
     if layout not in ("native", "diffusers"):
         raise ValueError(f'Expected layout "native" or "diffusers", but got {layout!r}.')
     is_file = path.suffix.lower() == ".safetensors"
@@ -56,11 +60,38 @@ def save(
         _save_tensors(to_native(state, config), path, native_metadata(config, metadata))
         return
     diffusers = diffusers_config(config)
+    if not is_file and config.latents is None:
+        known = ", ".join(f'"{name}" ({space.scaling_factor:g})' for name, space in LATENT_SPACES.items())
+        raise ValueError(
+            "Expected to know the scaling factor of this VAE's latents, which diffusers' config.json must say, but the "
+            f"file that it came from does not tell. Say the latents: {known}, or the scaling factor itself."
+        )
     weights = path if is_file else path / f"{DIFFUSERS_STEM}.safetensors"
-    _save_tensors(to_diffusers(state, config), weights, {"format": "pt", **(metadata or {})})
+    alone = latents_metadata(config) if is_file else {}  # where no config.json says it
+    _save_tensors(to_diffusers(state, config), weights, {"format": "pt", **alone, **(metadata or {})})
     if not is_file:
         with replacing(path / "config.json") as temporary:
             temporary.write_text(json.dumps(diffusers, indent=2) + "\n", encoding="utf-8")
+
+
+def with_latents(config: AutoencoderConfig, latents: LatentSpace | str | None) -> AutoencoderConfig:
+    """`config` with other latents, where they are given.
+
+    Raises:
+        ValueError: an unknown name, or a space of another number of channels.
+    """
+    if latents is None:
+        return config
+    if isinstance(latents, str):
+        if latents not in LATENT_SPACES:
+            raise ValueError(f"Expected latents of {', '.join(LATENT_SPACES)}, but got {latents!r}.")
+        if (channels := LATENT_CHANNELS[latents]) != config.latent_channels:
+            raise ValueError(
+                f"Expected latents with {config.latent_channels} channels, as this VAE's, but those of {latents} have "
+                f"{channels}."
+            )
+        latents = LATENT_SPACES[latents]
+    return dataclasses.replace(config, latents=latents)
 
 
 def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
@@ -79,6 +110,7 @@ def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
         "norm_num_groups": config.norm_groups,
         "down_block_types": ["DownEncoderBlock2D"] * len(config.encoder_channels),
         "up_block_types": ["UpDecoderBlock2D"] * len(config.decoder_channels),
+        **({} if config.latents is None else config.latents.to_dict()),
     }
     if config.condition is None:
         if config.decoder_channels != config.encoder_channels or config.decoder_blocks != config.encoder_blocks + 1:

@@ -66,6 +66,14 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("output", type=Path, metavar="OUT")
     convert.add_argument("--layout", choices=["native", "diffusers"], required=True)
     _add_dtype(convert, "of the weights (default: as they are)")
+    convert.add_argument(
+        "--latents", choices=["sd", "sdxl", "sd3", "flux"],
+        help="whose latents these are, where the file does not tell: diffusers' config needs their scaling factor",
+    )  # fmt: skip
+    convert.add_argument(
+        "--scaling-factor", type=float, metavar="X", help="of other latents: what pipelines multiply them by"
+    )
+    convert.add_argument("--shift-factor", type=float, metavar="X", help="what they subtract first (default: nothing)")
 
     encode = _add(commands, "encode", "picture to latent")
     encode.add_argument("--vae", type=Path, required=True, metavar="FILE")

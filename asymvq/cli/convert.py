@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
-from ..checkpoint import build, read, save
+from ..checkpoint import build, read, save, with_latents
+from ..checkpoint.native import CONFIG_KEY, LATENTS_KEY
+from ..config import AutoencoderConfig, LatentSpace
 from .devices import parse_dtype
 
-REWRITTEN = {"format", "asymvq.format", "asymvq.config"}
+REWRITTEN = {"format", "asymvq.format", CONFIG_KEY, LATENTS_KEY}
 """Metadata that belongs to a file, not to its model; the rest goes along."""
 
 
 def run(args: argparse.Namespace) -> None:
     checkpoint = read(args.input)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in REWRITTEN}
-    save(build(checkpoint), args.output, layout=args.layout, dtype=parse_dtype(args.dtype), metadata=metadata)
-    print(f"Wrote {args.output} ({args.layout} layout, read as {checkpoint.layout.value})")
+    config = _with_said_latents(checkpoint.config, args)
+    vae = build(dataclasses.replace(checkpoint, config=config))
+    try:
+        save(vae, args.output, layout=args.layout, dtype=parse_dtype(args.dtype), metadata=metadata)
+    except ValueError as error:
+        if config.latents is None and "scaling factor" in str(error):
+            raise ValueError(f"{error} Use --latents or --scaling-factor.") from error
+        raise
+    print(
+        f"Wrote {args.output} ({args.layout} layout, read as {checkpoint.layout.value}; {describe(config.latents)}"
+        f"{_said_otherwise(checkpoint.config.latents, config.latents)})"
+    )
+
+
+def describe(latents: LatentSpace | None) -> str:
+    """In a few words, for people."""
+    if latents is None:
+        return "scaling factor not known"
+    shift = "" if latents.shift_factor is None else f", shift factor {latents.shift_factor:g}"
+    return f"scaling factor {latents.scaling_factor:g}{shift}"
+
+
+def _said_otherwise(file: LatentSpace | None, written: LatentSpace | None) -> str:
+    return "" if file is None or file == written else f", where the file said {describe(file)}"
+
+
+def _with_said_latents(config: AutoencoderConfig, args: argparse.Namespace) -> AutoencoderConfig:
+    """`config` with what the command line says; the rest as the file does."""
+    config = with_latents(config, args.latents)
+    scaling, shift = args.scaling_factor, args.shift_factor
+    if scaling is None and shift is None:
+        return config
+    if scaling is None and config.latents is None:
+        raise ValueError("Expected --scaling-factor with --shift-factor, but got the shift alone. Say both.")
+    given = {name: v for name, v in (("scaling_factor", scaling), ("shift_factor", shift)) if v is not None}
+    known = {} if config.latents is None else config.latents.to_dict()
+    return dataclasses.replace(config, latents=LatentSpace.from_dict(known | given))

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from ..checkpoint import Checkpoint, read
-from ..config import preset_name
+from ..config import LatentSpace, preset_name
+from .convert import describe as describe_latents
 
 LONGEST_VALUE = 60
 """Metadata values are cut to this many characters in the table."""
@@ -32,6 +33,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             "decoder": _count(checkpoint, "decoder.", "post_quant_conv."),
         },
         "config": config.to_dict(),
+        "latents": None if config.latents is None else config.latents.to_dict(),
         "metadata": checkpoint.metadata,
     }
 
@@ -47,6 +49,7 @@ def _table(facts: dict[str, Any]) -> list[str]:
         "preset": facts["preset"] or "none of the published",
         "dtype": facts["dtype"],
         "latent": f"{config['latent_channels']} channels, 1/{facts['factor']} of the picture's size",
+        "scaling": describe_latents(facts["latents"] and LatentSpace.from_dict(facts["latents"])),
         "encoder": _half(config["encoder_channels"], config["encoder_blocks"]),
         "decoder": _half(config["decoder_channels"], config["decoder_blocks"]),
         "condition": _condition(config["condition"]),
