@@ -14,7 +14,7 @@ from .errors import CheckpointError, shown
 from .source import Source, parse_json
 from .tensors import MOST_TENSORS, Extent, StoredTensor
 
-LARGEST_HEADER = 2**24
+LARGEST_HEADER = 2**23
 """Bytes. Of most models less than one megabyte; notes on their training may be some more."""
 METADATA = "__metadata__"
 

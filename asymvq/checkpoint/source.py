@@ -85,7 +85,12 @@ class Source(io.RawIOBase):
                 "It is damaged or cut short; download it again."
             )
         self._spend(nbytes)
-        tensor = torch.empty(nbytes, dtype=torch.uint8)
+        try:
+            tensor = torch.empty(nbytes, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"Expected a file that fits into memory, but there is no room for {nbytes} bytes. Close other programs."
+            ) from error
         self._file.seek(start)
         data: Any = tensor.numpy()
         view, done = memoryview(data), 0

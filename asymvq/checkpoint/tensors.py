@@ -61,7 +61,9 @@ class TensorFile:
     def _without_data(self, name: str, stored: StoredTensor) -> Tensor:
         numel = math.prod(stored.size)
         reach = stored.offset + _span(stored.size, stored.stride)
-        if numel >= 2**60 or (numel and reach * stored.dtype.itemsize > stored.extent.nbytes):
+        if math.prod(max(n, 1) for n in stored.size) >= 2**60 or (
+            numel and reach * stored.dtype.itemsize > stored.extent.nbytes
+        ):
             raise CheckpointError(
                 f"Expected tensors within the file, but {shown(name)} cannot be read: it reaches behind its data. The "
                 "file is damaged or cut short; download it again."
@@ -123,6 +125,7 @@ def read_each(
             tensor = file.read(tensor)
             if not expanded and tensor.untyped_storage().nbytes() != tensor.nbytes:
                 tensor = tensor.clone(memory_format=torch.contiguous_format)
+        assert not tensor.is_meta, f"{name} is no view of a file's tensor"
         yield name, tensor
 
 
