@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from . import lean
 from .config import AutoencoderConfig
 from .decoder import Decoder
 from .encoder import Encoder
 from .layers import CastingOps, Ops
+from .precision import run_finite
 from .values import image_values
 
 
@@ -33,8 +37,11 @@ class AsymmetricAutoencoder(nn.Module):
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent of `image` (B, 3, H, W) in [-1, 1], each (B, C, h, w).
 
+        Of the image's type, but float32 where half precision overflowed.
+
         Raises:
-            ValueError: the file this model came from holds no encoder, or the picture does not fit it.
+            ValueError: the file this model came from holds no encoder, the picture does not fit it, or picture or
+                weights are not finite.
         """
         if self.encoder is None:
             raise ValueError(
@@ -48,6 +55,10 @@ class AsymmetricAutoencoder(nn.Module):
                 f"Expected a picture of shape (B, {self.config.image_channels}, H, W) with H and W multiples of "
                 f"{factor}, but got {tuple(image.shape)}. Crop or resize it first."
             )
+        return run_finite(self._moments, self, "encoding", image=image)
+
+    def _moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.encoder is not None
         moments = self.encoder(image)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
@@ -69,21 +80,41 @@ class AsymmetricAutoencoder(nn.Module):
             image = image if given.is_floating_point() else image.to(weight.dtype)
         return self.posterior(image)[0]
 
-    def decode(self, latent: Tensor, *, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """The network's picture, (B, 3, H, W) in about [-1, 1].
+    def decode(
+        self,
+        latent: Tensor,
+        *,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+        striped: bool | None = None,
+    ) -> Tensor:
+        """The network's picture, (B, 3, H, W) in about [-1, 1], of the latent's type; float32 where half overflowed.
 
         Args:
             latent: (B, C, h, w), unscaled.
             image: (B, 3, H, W) in [-1, 1]: where the kept pixels come from.
             mask: (B, 1, H, W) in [0, 1], 1 = edited. Given with `image`, or not at all.
+            striped: whether to compute in stripes, which takes less memory and records no gradients; None: where it
+                pays and no gradients are recorded.
 
         Raises:
-            ValueError: shapes that do not fit, one of `image` and `mask` alone, or a VAE without a condition.
+            ValueError: shapes that do not fit, one of `image` and `mask` alone, a VAE without a condition, or numbers
+                that are not finite.
         """
         check_decode_arguments(self.config, latent, image=image, mask=mask)
+        if striped is None:
+            striped = lean.pays(self, latent) and not _records_gradients(latent, image, mask, *self.parameters())
+        run = partial(lean.decode, self) if striped else self._pixels
+        return run_finite(run, self, "decoding", latent=latent, image=image, mask=mask)
+
+    def _pixels(self, latent: Tensor, *, image: Tensor | None, mask: Tensor | None) -> Tensor:
         if self.post_quant_conv is not None:
             latent = self.post_quant_conv(latent)
         return self.decoder(latent, image=image, mask=mask)
+
+
+def _records_gradients(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def check_decode_arguments(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from . import lean
 from .autoencoder import AsymmetricAutoencoder
 from .config import AutoencoderConfig
 from .crop import Box
@@ -232,7 +230,8 @@ def decode_network(
             image = torch.cat([part.crop(part.image, tile, factor) for part, tile in parts])
             mask = edited(torch.cat([part.crop(part.mask, tile, factor) for part, tile in parts]))
             image = image.masked_fill(mask, 0.0)  # what it holds there, NaN too, does not matter
-        decoded = _decode_finite(vae, z, image, mask, device=device, dtype=dtype).to(output)
+            image, mask = image.to(device, dtype), mask.to(device, dtype)
+        decoded = vae.decode(z.to(device, dtype), image=image, mask=mask).to(output)
         for (i, tile), pixels in zip(group, decoded, strict=True):
             if tile == whole:
                 output[i] = pixels
@@ -257,30 +256,3 @@ def _finish(output: Tensor, weights: Tensor, source: Source | None) -> None:
     if source is not None:
         # not by a boolean index, whose positions take several times the picture's memory
         torch.where(weights == 0, source.crop(source.image)[0].to(output), output, out=output)
-
-
-def _decode_finite(
-    vae: AsymmetricAutoencoder,
-    latent: Tensor,
-    image: Tensor | None,
-    mask: Tensor | None,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor:
-    """One pass of the network; once more in float32 where half precision overflowed."""
-    for precision in dict.fromkeys((dtype, torch.float32)):
-        z = latent.to(device, precision)
-        network = partial(lean.decode, vae) if lean.pays(vae, z) else vae.decode
-        if image is None or mask is None:
-            pixels = network(z)
-        else:
-            pixels = network(z, image=image.to(device, precision), mask=mask.to(device, precision))
-        if torch.isfinite(pixels).all():
-            return pixels
-        if precision != torch.float32:
-            logger.warning("The decode in %s gave NaN or infinity: decoding again in float32.", precision)
-    raise ValueError(
-        "The decoder gave NaN or infinity in float32 too. Check that the latent was made for this VAE, and that the "
-        "sampler's picture is not broken already."
-    )

@@ -128,9 +128,9 @@ def match_norms(grown: AsymmetricAutoencoder, vae: AsymmetricAutoencoder, latent
 
     handles = [old[name].register_forward_hook(observe(name)) for name in old]
     try:
-        vae.decode(latent)
+        vae.decode(latent, striped=False)
         handles += [new[name].register_forward_hook(correct(name)) for name in old]
-        grown.decode(latent)
+        grown.decode(latent, striped=False)
     finally:
         for handle in handles:
             handle.remove()

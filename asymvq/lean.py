@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .autoencoder import AsymmetricAutoencoder
 from .decoder import ConditionEncoder, Decoder, blend, reduce_mask
 from .layers import ResidualBlock, UpLevel
+
+if TYPE_CHECKING:
+    from .autoencoder import AsymmetricAutoencoder
 
 _STRIPE_VALUES = {"cpu": 2**21, "cuda": 2**26}
 """Of one stripe: a CPU's should stay in its cache, a GPU wants work for all its cores."""

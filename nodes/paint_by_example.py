@@ -238,6 +238,11 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
                 f"picture's size, but its latent has shape {tuple(latent.shape)}. Use the VAE of the Paint by Example "
                 "checkpoint, or an asymmetric one for SD 1.x."
             )
+        if not latent.isfinite().all():
+            raise ValueError(
+                "Expected a finite latent, but this VAE made NaN or infinity of the picture: half precision is too "
+                "little for it. Load it with Load Asymmetric VQGAN, or start ComfyUI with --fp32-vae."
+            )
         channels = comfy.utils.repeat_to_batch_size(concat_channels(latent, keep.to(latent.device)), count)
         context, unconditional = head.encode(_pooled(clip_vision, head, fit_example(example, ExampleFit(example_fit))))
 

@@ -65,8 +65,10 @@ class AsymmetricVAE(comfy.sd.VAE):
         self.memory_used_decode = _DecodeMemory(config)
         self.memory_used_encode = _EncodeMemory(config)
 
-        # Weights are cast to their input's precision, layer by layer: that is how a decode is rescued in float32.
+        # Weights are cast to their input's precision, layer by layer. So the module rescues what overflows in float32
+        # by itself, whichever of the host's methods runs it.
         model = build(checkpoint, dtype=self.vae_dtype, ops=comfy.ops.manual_cast)
+        self.vae_dtype = model.decoder.conv_in.weight.dtype
         model_management.archive_model_dtypes(model)
         self.first_stage_model = model
         self.patcher = comfy.model_patcher.CoreModelPatcher(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..autoencoder import AsymmetricAutoencoder
 from ..config import AutoencoderConfig
 from ..layers import Ops
+from ..precision import too_large_for
 from .errors import CheckpointError, shown
 from .folders import Place, find, read_beside
 from .layouts import Layout, recognise
@@ -24,6 +26,8 @@ from .safetensors_header import read_safetensors
 from .source import LARGEST_JSON, Source
 from .tensors import TensorFile, read_each
 from .unpickle import read_pickle
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -55,14 +59,14 @@ def load(
     """The model of a file or a diffusers folder, in eval mode, without gradients.
 
     Args:
-        dtype: None: the file's own.
+        dtype: None: the file's own. Weights that it cannot hold make it float32, with a warning.
         ops: see `AsymmetricAutoencoder`.
 
     Raises:
         CheckpointError: as `read`.
     """
     checkpoint = read(path)
-    dtype = dtype or checkpoint.dtype
+    dtype = _precision(checkpoint, dtype)
     for name, tensor in checkpoint.state_dict.items():  # one by one, so that they are never all there twice
         checkpoint.state_dict[name] = tensor.to(device, dtype)
     return build(checkpoint, dtype=dtype, device=device, ops=ops)
@@ -78,10 +82,20 @@ def build(
     """As `load`. Tensors that need no conversion are the checkpoint's own, not copies: build once before training."""
     with torch.device("meta"):
         vae = AsymmetricAutoencoder(checkpoint.config, ops=ops)
-    dtype = dtype or checkpoint.dtype
+    dtype = _precision(checkpoint, dtype)
     state = {name: tensor.to(device, dtype) for name, tensor in checkpoint.state_dict.items()}
     vae.load_state_dict(state, strict=True, assign=True)
     return vae.eval().requires_grad_(False)
+
+
+def _precision(checkpoint: Checkpoint, dtype: torch.dtype | None) -> torch.dtype:
+    """What is asked for, or the file's own; float32 where weights would become infinite."""
+    dtype = dtype or checkpoint.dtype
+    name = too_large_for(dtype, checkpoint.state_dict)
+    if name is None:
+        return dtype
+    logger.warning("Weights of %s are too large for %s: the VAE is computed in float32.", name, dtype)
+    return torch.float32
 
 
 def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:

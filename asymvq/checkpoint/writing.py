@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..config import LATENT_CHANNELS, LATENT_SPACES, AutoencoderConfig, LatentSpace, MaskReduction
+from ..precision import too_large_for
 from .folders import DIFFUSERS_STEM
 from .layouts import to_diffusers
 from .native import latents_metadata, native_metadata, to_native
@@ -47,7 +48,8 @@ def save(
             diffusers folder is refused where nobody said.
 
     Raises:
-        ValueError: another kind of path, an unknown layout or latent space, or what diffusers cannot express.
+        ValueError: another kind of path, an unknown layout or latent space, what diffusers cannot express, or weights
+            that `dtype` cannot hold.
     """
     path, config = Path(path), with_latents(vae.config, latents)
     if layout not in ("native", "diffusers"):
@@ -55,6 +57,10 @@ def save(
     is_file = path.suffix.lower() == ".safetensors"
     if layout == "native" and not is_file:
         raise ValueError(f"Expected a path that ends in .safetensors, but got {path}.")
+    if dtype is not None and (name := too_large_for(dtype, vae.state_dict())):
+        raise ValueError(
+            f"Expected weights that fit {dtype}, but {name} holds larger ones. Save in bfloat16 or float32."
+        )
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in vae.state_dict().items()}
     if layout == "native":
         _save_tensors(to_native(state, config), path, native_metadata(config, metadata))

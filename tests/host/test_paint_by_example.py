@@ -326,6 +326,26 @@ class TestConditioning:
         with pytest.raises(ValueError, match=r"of Stable Diffusion 1.x, .* \(2, 16, 6, 9\)"):
             run(host, "AsymVQPaintByExampleConditioning", **{**inputs, "vae": vae})
 
+    def test_a_vae_that_half_precision_cannot_compute(self, host, inputs, loaded):
+        """Ours computes again in float32; the host's own do not, and give NaN."""
+        torch.manual_seed(0)
+        vae = asymvq.AsymmetricAutoencoder(VAE_CONFIG).eval().requires_grad_(False)
+        vae.encoder.conv_in.weight.mul_(6e4 / vae.encoder.conv_in.weight.abs().max())
+        asymvq.save(vae, host.base / "models" / "vae" / "overflow.safetensors")
+        expected, output = (
+            run(host, "AsymVQPaintByExampleConditioning", **{**inputs, "vae": ours})[0][0][1]["noise_concat"]
+            for ours in (
+                run(host, "AsymVQLoader", vae_name="overflow.safetensors", dtype=dtype)[0] for dtype in ("fp32", "fp16")
+            )
+        )
+        assert (output - expected).abs().mean() < 0.02 * expected.std()
+
+        state = dict(loaded[3].get_sd())
+        state["encoder.conv_in.weight"] = torch.full_like(state["encoder.conv_in.weight"], float("inf"))
+        stock = type(loaded[3])(sd=state)
+        with pytest.raises(ValueError, match="half precision is too little for it"):
+            run(host, "AsymVQPaintByExampleConditioning", **{**inputs, "vae": stock})
+
 
 class TestHeadLoader:
     def test_other_files_are_refused(self, host, encoder):
