@@ -36,6 +36,13 @@ class Box:
         """That part of (…, H, W), a view."""
         return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
+    def stripes(self, rows: int) -> list[Box]:
+        """Its parts of up to so many rows."""
+        return [
+            Box(self.top + first, self.left, min(rows, self.height - first), self.width)
+            for first in range(0, self.height, rows)
+        ]
+
 
 def box_around(mask: Tensor, *, size: int, margin: int = 64, multiple: int = 8) -> Box:
     """A square of at least `size` pixels a side in the middle of which the mask lies.

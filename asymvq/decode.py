@@ -46,6 +46,8 @@ class Region(str, Enum):
 
 CONTEXT = 48
 """Pixels around the mask that a mask-local decode is shown."""
+COMPOSED_ROWS = 512
+"""Of a picture at a time, when decode and source are put together."""
 AUTO_SHARE = 0.8
 """Of the full decode's area: what a mask-local one may take at most to be chosen."""
 
@@ -133,15 +135,15 @@ def compose(decoded: Tensor, source: Source, keep: Keep, *, in_place: bool = Fal
         result = decoded if in_place else torch.empty_like(decoded)
     else:
         result = decoded.new_empty(*decoded.shape[:2], *source.image.shape[-2:])
-    covered = source.covered
-    # picture by picture, so that a long batch takes no more memory than its result
+    stripes, rim = source.covered.stripes(COMPOSED_ROWS), source.rim()
+    # part by part, so that neither a long batch nor a large picture takes more memory than its result
     for i in range(decoded.shape[0]):
         part = source.slice(i, i + 1)
-        for box in (covered, *source.rim()):
+        for number, box in enumerate((*stripes, *rim)):
             target = box.of(result[i])
             # the network has nothing for the rim: what is edited there continues its nearest pixels
             edit = nearest(decoded[i], Box(box.top - top, box.left - left, box.height, box.width))
-            if keep is Keep.NETWORK and box is covered:
+            if keep is Keep.NETWORK and number < len(stripes):
                 target.copy_(edit)
                 continue
             original, share = box.of(part.image)[0].to(decoded), alpha(box.of(part.mask)[0]).to(decoded)

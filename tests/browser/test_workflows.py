@@ -31,6 +31,10 @@ GRAPH = """() => ({
 })"""
 
 
+TEXT_ON_DECODE = """() => app.rootGraph.nodes.find(node => node.type === "AsymVQDecode").widgets.find(
+    widget => widget.name === "$$node-text-preview")?.value"""
+
+
 def overlap(a: list[float], b: list[float]) -> bool:
     """Of (x, y, width, height)."""
     return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
@@ -74,6 +78,12 @@ def test_quickstart_runs(frontend: Frontend) -> None:
     history = frontend.run()
     assert history["status"]["status_str"] == "success", history["status"]
     assert history["outputs"]
+    # what the mask does stays on the node, which grows for it without covering another
+    frontend.page.wait_for_function(f"() => ({TEXT_ON_DECODE})()?.startsWith('Edited: ')")
+    frontend.page.wait_for_timeout(1000)
+    assert frontend.page.evaluate(TEXT_ON_DECODE).startswith("Edited: ")
+    boxes = {node["title"]: node["box"] for node in frontend.page.evaluate(GRAPH)["nodes"]}
+    assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if overlap(boxes[a], boxes[b])]
     assert not frontend.complaints
 
 
