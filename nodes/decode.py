@@ -42,12 +42,18 @@ class AsymVQDecode(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The source picture, the one that was encoded. One picture serves a whole batch.",
+                    tooltip=(
+                        "The source picture, the one that was encoded. One picture serves a whole batch; several are "
+                        "taken in turn."
+                    ),
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="White (1) was edited, black (0) is kept. Of the image's size. Grey blends the two.",
+                    tooltip=(
+                        "White (1) was edited, black (0) is kept, grey blends the two. Of the image's size. Noise up "
+                        "to 8 of 255 counts as black."
+                    ),
                 ),
                 io.Combo.Input(
                     "keep",
@@ -55,7 +61,7 @@ class AsymVQDecode(io.ComfyNode):
                     default=Keep.EXACT,
                     tooltip=(
                         "exact: kept pixels are the source's own, bit for bit. "
-                        "network: the decoder's picture as it is, as in the paper."
+                        "network: the decoder's picture as it is, as in the paper; it is always decoded in full."
                     ),
                 ),
                 io.Int.Input(
@@ -97,7 +103,7 @@ class AsymVQDecode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "masked: decode only what the mask touches and its surroundings, much faster for small masks. "
-                        "full: decode everything. auto: whichever is less work."
+                        "full: decode everything, as keep network always does. auto: whichever is less work."
                     ),
                 ),
                 io.Boolean.Input(

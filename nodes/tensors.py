@@ -125,3 +125,12 @@ def to_unit(pictures: Tensor) -> Tensor:
 def to_signed(pictures: Tensor) -> Tensor:
     """[0, 1] to [-1, 1]."""
     return pictures * 2.0 - 1.0
+
+
+def in_range_to_signed(pictures: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1], for the host's encode.
+
+    Raises:
+        ValueError: values out of range.
+    """
+    return to_signed(image_values(pictures, low=0.0, high=1.0, mend=OUT_OF_RANGE))

@@ -22,7 +22,7 @@ from ..asymvq.checkpoint import Checkpoint, build, to_native
 from ..asymvq.config import AutoencoderConfig
 from ..asymvq.decode import Keep, Region, Source, compose, decode_network, make_plan
 from .memory import give_back_memory
-from .tensors import to_image, to_signed, to_unit
+from .tensors import in_range_to_signed, to_image, to_signed, to_unit
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class AsymmetricVAE(comfy.sd.VAE):
         self.latent_channels = config.latent_channels
         self.output_channels = config.image_channels
         self.downscale_ratio = self.upscale_ratio = config.factor
+        self.process_input = in_range_to_signed
         self.memory_used_decode = _DecodeMemory(config)
         self.memory_used_encode = _EncodeMemory(config)
 

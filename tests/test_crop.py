@@ -49,6 +49,19 @@ def test_it_holds_the_mask_and_stays_in_the_picture(data, height, width, size):
     assert top - box.top >= 16 or box.top == 0 or box.top + box.height == height
 
 
-def test_an_empty_mask_is_an_error():
+def test_noise_in_a_masks_black_does_not_count():
+    mask = mask_with(1000, 2000, 400, 900, 440, 1000)
+    assert box_around(mask.clamp(min=8 / 255), size=512) == box_around(mask, size=512)
+
+
+@pytest.mark.parametrize("noise", [0.0, 8 / 255])
+def test_an_empty_mask_is_an_error(noise: float):
     with pytest.raises(ValueError, match="open the mask editor"):
-        box_around(torch.zeros(1, 1, 8, 8), size=64)
+        box_around(torch.full((1, 1, 8, 8), noise), size=64)
+
+
+def test_stripes_are_the_box():
+    box = Box(3, 5, 25, 7)
+    stripes = box.stripes(10)
+    assert stripes == [Box(3, 5, 10, 7), Box(13, 5, 10, 7), Box(23, 5, 5, 7)]
+    assert Box(0, 0, 0, 4).stripes(10) == []

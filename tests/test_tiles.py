@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asymvq.tiles import Tile, feather, plan_masked, plan_tiles
+from asymvq.tiles import Plan, Tile, feather, plan_masked, plan_tiles
 
 sizes = st.integers(1, 70)
 
@@ -48,6 +48,14 @@ def test_weights_stay_whole_at_the_pictures_own_border():
 def test_impossible_tiles_are_refused(tile, overlap):
     with pytest.raises(ValueError, match="Expected a tile of at least 1"):
         plan_tiles(10, 10, tile=tile, overlap=overlap)
+
+
+def test_plans_are_taken_in_turn_also_from_the_middle_on():
+    first, second = (Tile(0, 0, 1, 1),), (Tile(1, 1, 2, 2),)
+    plan = Plan((first, second), 1)
+    assert [plan.of(i) for i in range(4)] == [first, second, first, second]
+    assert plan.slice(1, 4).pictures == (second, first, second)
+    assert Plan((first,), 1).slice(2, 5).pictures == (first,)
 
 
 class TestMasked:

@@ -143,6 +143,12 @@ class TestStockNodes:
         encoded = stock(host, "VAEEncodeTiled", vae=vae, pixels=image, tile_size=512, overlap=64)[0]["samples"]
         torch.testing.assert_close(encoded, vae.encode(image), atol=1e-4, rtol=0)
 
+    def test_encoding_values_out_of_range_speaks_of_the_nodes(self, host, vae, case):
+        image, _, _ = case
+        for node, more in (("VAEEncode", {}), ("VAEEncodeTiled", {"tile_size": 512, "overlap": 64})):
+            with pytest.raises(ValueError, match=r"values in \[0, 1\], but got .* The node that made it"):
+                stock(host, node, vae=vae, pixels=image * 255, **more)
+
     def test_inpainting(self, host, vae, case):
         image, mask, _ = case
         inpaint = stock(host, "VAEEncodeForInpaint", vae=vae, pixels=image, mask=mask, grow_mask_by=6)[0]
