@@ -74,11 +74,17 @@ def write_files(base: Path) -> None:
             "decoder.conv_out.weight": torch.zeros(3, 8, 3, 3, 3),
         },
     }
+    stock = load_file(folder / "stock_kl.safetensors")
+    plain = {name.removeprefix("asymvq."): tensor for name, tensor in stock.items() if name != "asymvq.config"}
+    variants["flux2"] = {**plain, "bn.running_mean": torch.zeros(16), "bn.running_var": torch.ones(16)}
+    variants["scaled_fp8"] = {**plain, "decoder.conv_in.scale_weight": torch.ones(1)}
+    variants["vae-00001-of-00002"] = dict(list(plain.items())[::2])
     for name, tensors in variants.items():
         save_file(tensors, folder / f"{name}.safetensors")
     whole = (folder / "good.safetensors").read_bytes()
     (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.safetensors").write_bytes(b"")
+    (folder / "gguf.safetensors").write_bytes(b"GGUF\3\0\0\0" + bytes(600))
     (folder / "text.ckpt").write_text("<!doctype html><title>404</title>", "utf-8")
     torch.save({"state_dict": Exploit(str(base / "ran"))}, folder / "malicious.ckpt")
     save_file({"a.weight": torch.zeros(2, 2)}, base / "models" / "checkpoints" / "plain.safetensors")
@@ -202,6 +208,10 @@ MISTAKES = [
     Mistake("a pickle that would run code", saved(load("malicious.ckpt")), LOADER, "Nothing of it was run"),
     Mistake("a LoRA", saved(load("lora.safetensors")), LOADER, "Choose a VAE file"),
     Mistake("a video VAE", saved(load("video.safetensors")), LOADER, "Video VAEs are not supported"),
+    Mistake("the VAE of FLUX.2", saved(load("flux2.safetensors")), LOADER, "the VAE of FLUX.2"),
+    Mistake("a GGUF file under another name", saved(load("gguf.safetensors")), LOADER, "Get the VAE as safetensors"),
+    Mistake("fp8 weights with scales", saved(load("scaled_fp8.safetensors")), LOADER, "unquantised"),
+    Mistake("one shard of several", saved(load("vae-00001-of-00002.safetensors")), LOADER, "Put them into one folder"),
     Mistake("one tensor missing", saved(load("missing_tensor.safetensors")), LOADER, "incomplete"),
     Mistake("one tensor too many", saved(load("extra_tensor.safetensors")), LOADER, "another architecture"),
     Mistake("one tensor of another shape", saved(load("wrong_shape.safetensors")), LOADER, "another architecture"),

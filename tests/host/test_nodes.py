@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -12,9 +13,10 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import asymvq
-from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.config import LATENT_SPACES, AutoencoderConfig, ConditionConfig, MaskReduction
 
 CONFIG = AutoencoderConfig(
     decoder_channels=(16, 16, 32, 32),
@@ -23,6 +25,10 @@ CONFIG = AutoencoderConfig(
     encoder_blocks=1,
     norm_groups=4,
 )
+DIFFUSERS = AutoencoderConfig(
+    decoder_channels=(32, 64, 128, 128), decoder_blocks=2, encoder_channels=(32, 64, 128, 128)
+)
+"""A shape that diffusers knows too: its condition encoder's widths double up to the coarsest."""
 
 
 def write_vae(host, name: str, config: AutoencoderConfig = CONFIG, **options) -> asymvq.AsymmetricAutoencoder:
@@ -173,6 +179,17 @@ class TestStockNodes:
         assert torch.equal(first, second)
         with pytest.raises(RuntimeError, match="VAE is invalid"):
             stock(host, "VAELoader", vae_name=name)
+
+    def test_baked_into_a_checkpoint_by_the_host_our_loader_reads_it(self, host, reference, vae):
+        import comfy.supported_models
+
+        kind = comfy.supported_models.SD15  # as the host's Save Checkpoint names the VAE's tensors
+        tensors = kind.process_vae_state_dict_for_saving(kind, vae.get_sd())
+        assert "first_stage_model.asymvq.config" in tensors
+        tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(320, 4, 3, 3)
+        save_file({name: t.contiguous() for name, t in tensors.items()}, host.base / "models/vae/baked.safetensors")
+        again = run(host, "AsymVQLoader", vae_name="baked.safetensors", dtype="fp32")
+        assert all(torch.equal(t, reference.state_dict()[n]) for n, t in again.first_stage_model.state_dict().items())
 
 
 class TestDecode:
@@ -471,11 +488,7 @@ class TestRefusals:
 class TestSave:
     @pytest.mark.parametrize("layout", ["native", "diffusers"])
     def test_writes_numbered_files_that_load_again(self, host, case, layout):
-        # a shape that diffusers knows too: its condition encoder's widths double up to the coarsest
-        config = AutoencoderConfig(
-            decoder_channels=(32, 64, 128, 128), decoder_blocks=2, encoder_channels=(32, 64, 128, 128)
-        )
-        write_vae(host, "for_saving.safetensors", config)
+        write_vae(host, "for_saving.safetensors", DIFFUSERS)
         vae = run(host, "AsymVQLoader", vae_name="for_saving.safetensors", dtype="fp32")
         prefix = f"vae/saved_{layout}"
         paths = [run(host, "AsymVQSave", vae=vae, filename_prefix=prefix, layout=layout) for _ in range(2)]
@@ -484,6 +497,15 @@ class TestSave:
         _, _, samples = case
         expected = (asymvq.decode(again, samples["samples"]) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
         torch.testing.assert_close(vae.decode(samples["samples"]), expected, atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("layout", ["native", "diffusers"])
+    def test_the_latents_scaling_goes_along(self, host, layout):
+        write_vae(host, f"of_sdxl_{layout}.safetensors", dataclasses.replace(DIFFUSERS, latents=LATENT_SPACES["sdxl"]))
+        vae = run(host, "AsymVQLoader", vae_name=f"of_sdxl_{layout}.safetensors", dtype="fp32")
+        for said, family in (("as loaded", "sdxl"), ("sd", "sd")):
+            inputs = {"vae": vae, "filename_prefix": f"vae/latents_{layout}", "layout": layout, "latents": said}
+            path = run(host, "AsymVQSave", **inputs)
+            assert asymvq.load(path).config.latents == LATENT_SPACES[family]
 
     def test_stays_below_the_output_folder(self, host, vae):
         with pytest.raises(Exception, match="outside the output folder"):
