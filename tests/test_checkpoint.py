@@ -393,7 +393,7 @@ FOREIGN = {
     "LoRA": ({"lora_unet_down_blocks_0.lora_down.weight": CONV}, "a LoRA"),
     "UNet": ({"model.diffusion_model.input_blocks.0.0.weight": CONV}, "diffusion model without a VAE"),
     "encoder": ({"encoder.conv_in.weight": CONV}, "an encoder alone"),
-    "other": ({"some.thing": CONV}, r"1 tensors.*some\.thing"),
+    "other": ({"some.thing": CONV}, r"one tensor, some\.thing"),
     "video": ({"decoder.conv_in.weight": CONV, "decoder.conv_out.weight": torch.zeros(3, 4, 1, 3, 3)}, "Video"),
     "nothing": ({}, "without tensors"),
     "stub": ({"decoder.conv_in.weight": CONV}, r"decoder\.conv_out\.weight.*missing"),

@@ -23,11 +23,8 @@ FIELDS = [field.name for field in dataclasses.fields(AutoencoderConfig) if field
 ODD = ["4", 4.0, True, -1, 0, 2**40, 10**30, float("nan"), float("inf"), [], [3], [-32], ["32"], [2**40], {}, {"a": 1}]
 
 
-@pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n in FIELDS for v in ODD if v is not True or "conv" not in n])
 def test_other_types_and_sizes_are_refused(name, value):
-    if name in ("quant_conv", "post_quant_conv") and value is True:
-        pytest.skip("is one")
     with pytest.raises(ValueError, match="Expected"):
         AutoencoderConfig.from_dict(TINY.to_dict() | {name: value})
 

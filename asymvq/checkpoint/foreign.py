@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from .errors import shown
 
-_LOOKED_AT = 20_000
-"""Names. More than any model has; a file with more is no less foreign for them."""
+_LOOKED_AT, _LONGEST = 5_000, 200
+"""Names, and characters of one: as much as any VAE has. More would only cost time."""
 
 _QUANTISED = re.compile(
     r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale\w*|input_scale|comfy_quant|absmax|quant_map|quant_state\b.*"
@@ -36,6 +36,7 @@ _AUTOENCODERS = (
     ("Mage-VAE", r"(^|\.)student\.dconv_encoder\."),
     ("a DC-AE, as Sana has it", r"(^|\.)decoder\.(stages\.\d+\.op_list|up_blocks\.\d+\.\d+)\."),
     ("an audio VAE", r"(^|\.)(vocoder\.|decoder\.layers\.\d+\.layers\.\d+\.(beta|alpha)$)"),
+    ("the sign of a model without a VAE, which works on pixels", r"(^|\.)pixel_space_vae$"),
     ("a consistency decoder", r"(^|\.)decoder_unet\."),
     (
         "a TAESD, the tiny VAE for previews",
@@ -51,13 +52,14 @@ _OTHERS = (
         r"(^|\.)(diffusion_model|input_blocks|time_embed\w*|double_blocks|joint_blocks|transformer_blocks"
         r"|single_transformer_blocks)\.",
     ),
-    ("an encoder alone", r"^(encoder\.)?conv_in\.weight$"),
+    ("an encoder alone", r"(^|\.)encoder\.conv_in\.weight$|^conv_in\.weight$"),
     ("a CLIP or another text encoder", r"(^|\.)(text_model|vision_model|embed_tokens|shared|token_embedding)\."),
     ("an upscaler", r"(^|\.)(conv_first|conv_body|RDB1|rdb1)\.|^model\.\d+\.(weight|sub\.)"),
 )
 
 
 def _first_match(kinds: Iterable[tuple[str, str]], names: list[str]) -> tuple[str, str] | None:
+    names = [name for name in names[:_LOOKED_AT] if len(name) <= _LONGEST]
     for kind, pattern in kinds:
         compiled = re.compile(pattern)
         for name in names:
@@ -68,7 +70,7 @@ def _first_match(kinds: Iterable[tuple[str, str]], names: list[str]) -> tuple[st
 
 def foreign_autoencoder(names: Iterable[str]) -> str | None:
     """Which other kind of autoencoder has tensors of these names, and the one that tells it."""
-    match = _first_match(_AUTOENCODERS, list(names)[:_LOOKED_AT])
+    match = _first_match(_AUTOENCODERS, list(names))
     return match and f"{match[0]} ({shown(match[1])})"
 
 
@@ -84,7 +86,7 @@ def what_else(names: Iterable[str]) -> str:
         return "a file without tensors"
     if found := foreign_autoencoder(names):
         return found
-    if match := _first_match(_OTHERS, names[:_LOOKED_AT]):
+    if match := _first_match(_OTHERS, names):
         return match[0]
     first = ", ".join(shown(name) for name in names[:2])
-    return f"{len(names)} tensors, the first of them {first}"
+    return f"one tensor, {first}" if len(names) == 1 else f"{len(names)} tensors, the first of them {first}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,7 +25,7 @@ _ANCHORS = (f"{PREFIX}config", f"{PREFIX}decoder.conv_in.weight", "decoder.conv_
 _BARE_ANCHOR = "conv_in.weight"
 _AVERAGED = re.compile(r"(?<!non)(?:^|[._])(?:ema|ewma|averaged?|avg|swa)(?=[._\d]|$)")
 _OF_AN_AUTOENCODER = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|bn|quantize|latents?_(mean|std))(\.|$)")
-_MAX_COPIES = 16
+_MAX_COPIES, _LONGEST_PREFIX = 16, 500
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Found:
     prefix: str
     """What stands before its names, with the last dot; ends in "asymvq." for our own format."""
     tensors: dict[str, Tensor]
-    """Under its prefix, without it; a decoder or encoder alone has its "decoder." put before bare names."""
+    """Under its prefix, without it; bare names of a decoder alone get their "decoder."."""
     outside: tuple[str, ...]
     """The names of everything else."""
 
@@ -56,6 +56,7 @@ def find_autoencoder(tensors: Mapping[str, Tensor]) -> Found:
     prefixes = {f"{p}{PREFIX}" if f"{p}{_ANCHORS[0]}" in tensors else p for p in prefixes}
     if not prefixes:
         return _bare_decoder(tensors)
+    _refuse_long(prefixes)
     if len(prefixes) > _MAX_COPIES:
         raise CheckpointError(f"Expected one autoencoder, but got {len(prefixes)}. Save the one that you mean alone.")
     copies: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in prefixes}
@@ -72,6 +73,14 @@ def find_autoencoder(tensors: Mapping[str, Tensor]) -> Found:
     return Found(prefix, copies[prefix], tuple(outside))
 
 
+def _refuse_long(prefixes: Collection[str]) -> None:
+    """Before what takes time with every part of a prefix."""
+    if long := next((prefix for prefix in prefixes if len(prefix) > _LONGEST_PREFIX), None):
+        raise CheckpointError(
+            f"Expected names of up to {_LONGEST_PREFIX} characters before the autoencoder's, but got {shown(long)}."
+        )
+
+
 def _without_wrappers(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not any(wrapper in name for name in tensors for wrapper in _WRAPPERS):
         return tensors
@@ -86,6 +95,7 @@ def _ends_with(name: str, anchor: str) -> bool:
 def _bare_decoder(tensors: Mapping[str, Tensor]) -> Found:
     """A decoder alone whose names lack "decoder."; what has levels down, too, is no decoder."""
     prefixes = [name.removesuffix(_BARE_ANCHOR) for name in tensors if _ends_with(name, _BARE_ANCHOR)]
+    _refuse_long(prefixes)
     for prefix in prefixes[:_MAX_COPIES]:
         inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         parts = {name.partition(".")[0] for name in inside}
@@ -96,7 +106,7 @@ def _bare_decoder(tensors: Mapping[str, Tensor]) -> Found:
             return Found(prefix, named, tuple(outside))
     raise CheckpointError(
         f"Expected an autoencoder with a decoder (decoder.conv_in.weight), but got {what_else(tensors)}. Choose a VAE "
-        "file: asymmetric (paper, diffusers, ASUKA, or saved by this pack) or stock (SD, SDXL, SD3, FLUX)."
+        "file: asymmetric (paper, diffusers, ASUKA, or saved by asymvq) or stock (SD, SDXL, SD3, FLUX)."
     )
 
 

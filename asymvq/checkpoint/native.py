@@ -96,7 +96,6 @@ def from_native(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict[
         ) from error
     if config is None:
         raise CheckpointError(
-            f"Expected format version {FORMAT_VERSION}, but got {shown(version)}. "
-            "Update this node pack to read the file."
+            f"Expected format version {FORMAT_VERSION}, but got {shown(version)}. Update asymvq to read the file."
         )
     return config, {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
