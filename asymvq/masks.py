@@ -51,6 +51,14 @@ def random_thick_mask(
     Raises:
         ValueError: a thickness out of range, or a picture too small to be edited in part.
     """
+    canvas = draw_thick_mask(height, width, rng, thickness=thickness, scale=scale)
+    return torch.from_numpy(np.array(canvas)).float().div_(255)[None]
+
+
+def draw_thick_mask(
+    height: int, width: int, rng: np.random.Generator, *, thickness: float = 1.0, scale: float = 1.0
+) -> Image.Image:
+    """What `random_thick_mask` returns, of 0 and 255 in a byte a pixel. Arguments and errors as there."""
     if not 0 < thickness <= MAX_THICKNESS:
         raise ValueError(f"Expected a thickness above 0 and up to {MAX_THICKNESS:g}, but got {thickness:g}.")
     if min(height, width) < MIN_SIDE:
@@ -62,9 +70,8 @@ def random_thick_mask(
             _draw_strokes(canvas, scale, thickness, rng)
         else:
             _draw_boxes(canvas, scale, thickness, rng)
-        mask = torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
-        if 0 < mask.mean() < 1:
-            return mask
+        if canvas.getextrema() == (0, 255):
+            return canvas
 
 
 def _draw_strokes(canvas: Image.Image, scale: float, thickness: float, rng: np.random.Generator) -> None:

@@ -23,7 +23,7 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
 
 class NothingToMeasureError(ValueError):
-    """The mask leaves a metric no pixel."""
+    """The mask leaves a metric no pixel, or the picture is smaller than the metric's window."""
 
 
 def kept_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
@@ -89,7 +89,7 @@ def ssim(output: Tensor, source: Tensor, mask: Tensor | None = None) -> float:
     """
     _check_sizes(output, source, mask)
     if min(output.shape[-2:]) < SSIM_WINDOW:
-        raise ValueError(
+        raise NothingToMeasureError(
             f"Expected pictures of at least {SSIM_WINDOW}×{SSIM_WINDOW} pixels for SSIM, but got {tuple(output.shape)}."
         )
     similarity = ssim_map(output.double(), source.double())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from torch import Tensor
 
+from .checkpoint.errors import shown
 from .masks import edited
 from .pictures import to_pillow
 
@@ -20,6 +22,10 @@ MARGIN, GAP = 28, 20
 TITLE_SIZE, CAPTION_SIZE = 25, 20
 TITLE_HEIGHT, CAPTION_HEIGHT = 36, 30
 MAX_TILE, MIN_COLUMN = (460, 600), 400
+MIN_TILE = 24
+"""Of a side: what is longer and thinner than 19:1 is drawn thicker than it is, so that it can be seen."""
+LONGEST_TEXT = 400
+"""Characters of a title or caption that are looked at: more than fit in a column."""
 DETAIL_SHARE = 1 / 5
 """Width of the detail as a share of the picture's."""
 AMPLIFY = 10
@@ -60,7 +66,8 @@ def draw_panel(
     """
     _, height, width = source.shape
     scale = min(MAX_TILE[0] / width, MAX_TILE[1] / height)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = (max(MIN_TILE, round(width * scale)), max(MIN_TILE, round(height * scale)))
+    detail_width = size[0] if size[0] >= MIN_COLUMN // 4 else MIN_COLUMN
     inside = edited(mask)
     covered = Image.fromarray((inside[0].cpu().numpy() * 255).astype(np.uint8))
     small_edited = covered.resize(size, Image.Resampling.BOX).point([0] * 128 + [255] * 128)
@@ -71,11 +78,12 @@ def draw_panel(
         return picture.resize(size, Image.Resampling.LANCZOS)
 
     def detail(picture: Image.Image) -> Image.Image:
-        return picture.crop(box).resize((size[0], round(size[0] / 2)), Image.Resampling.BICUBIC)
+        return picture.crop(box).resize((detail_width, detail_width // 2), Image.Resampling.BICUBIC)
 
     original = to_pillow(source)
     framed = whole(original)
-    ImageDraw.Draw(framed).rectangle([round(v * scale) for v in box], outline=DETAIL_FRAME, width=2)
+    corners = [round(v * size[axis % 2] / (width, height)[axis % 2]) for axis, v in enumerate(box)]
+    ImageDraw.Draw(framed).rectangle(corners, outline=DETAIL_FRAME, width=2)
     mask_caption = f"orange: edited, {share:.0%} of the picture" if share else "nothing is edited"
     rows = [
         [_Tile("Source", framed, "framed: the detail below")],
@@ -111,7 +119,7 @@ def find_detail(
     Args as `draw_panel`. Returns (left, top, right, bottom) in pixels.
     """
     _, height, width = source.shape
-    box_width = max(2, min(round(width * DETAIL_SHARE), height * 2))
+    box_width = min(width, max(2, min(round(width * DETAIL_SHARE), height * 2)))
     box_height = max(1, box_width // 2)
     inside = edited(mask).float()[None]
     near_edited, near_kept = (_grown(part, BORDER) for part in (inside, 1 - inside))
@@ -174,8 +182,8 @@ def _lay_out(rows: list[list[_Tile]]) -> Image.Image:
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """`text`, shortened to what fits in `width` pixels."""
+    text = shown(text, LONGEST_TEXT)
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    count = bisect.bisect_right(range(1, len(text)), width, key=lambda count: font.getlength(text[:count] + "…"))
+    return text[:count] + "…"

@@ -7,11 +7,13 @@ import statistics
 from collections.abc import Sequence
 from enum import Enum
 
+import comfy.model_management as model_management
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..asymvq.checkpoint.errors import shown
 from ..asymvq.evaluation import MEASURES, measure, texts
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
 from .host import show_on_node
@@ -111,19 +113,22 @@ class AsymVQCompare(io.ComfyNode):
         pictures = [to_signed(image_tensor(image).float().cpu()) for image in results.values() if image is not None]
         source = to_signed(image_tensor(reference).float().cpu())
         size = source.shape[-2:]
+        if not pictures:
+            raise ValueError("Expected at least one result to compare, but got none. Connect a decoded picture.")
         masks = torch.zeros(1, 1, *size) if mask is None else mask_tensor(mask, source).cpu()
         count = max(len(batch) for batch in (source, masks, *pictures))
         names = _names(labels, len(pictures))
         source, masks = _matched("reference", source, size, count), _matched("mask", masks, size, count)
         pictures = [_matched(name, batch, size, count) for name, batch in zip(names, pictures, strict=True)]
 
-        measured = [
-            [measure(picture[i : i + 1], source[i : i + 1], masks[i : i + 1]) for picture in pictures]
-            for i in range(count)
-        ]
+        measured: list[list[dict[str, float]]] = []
+        for i in range(count):
+            model_management.throw_exception_if_processing_interrupted()
+            measured.append([measure(picture[i : i + 1], source[i : i + 1], masks[i : i + 1]) for picture in pictures])
         compared = Compared(compare)
         panels: list[Tensor] = []
         for i, values in enumerate(measured):
+            model_management.throw_exception_if_processing_interrupted()
             decodes = [
                 _column(name, picture[i], value, compared)
                 for name, picture, value in zip(names, pictures, values, strict=True)
@@ -143,7 +148,7 @@ class AsymVQCompare(io.ComfyNode):
 
 
 def _names(labels: str, count: int) -> list[str]:
-    given = [line.strip() for line in labels.splitlines()[:count]]
+    given = [shown(line.strip()) for line in labels.splitlines()[:count]]
     given += [""] * (count - len(given))
     return [name or f"Result {number}" for number, name in enumerate(given, 1)]
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import comfy.model_management as model_management
+import comfy.utils
 import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..asymvq.masks import MAX_THICKNESS, random_thick_mask
+from ..asymvq.masks import MAX_THICKNESS, draw_thick_mask
+
+MOST_BYTES = 2**31
+"""Of all masks of a batch: two of the largest, or 2 048 of 512×512."""
 
 
 class AsymVQRandomMask(io.ComfyNode):
@@ -31,7 +36,13 @@ class AsymVQRandomMask(io.ComfyNode):
                 io.Int.Input(
                     "height", default=512, min=16, max=16384, step=8, tooltip="Of the picture to mask, pixels."
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="How many masks, all different."),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=4096,
+                    tooltip="How many masks, all different. All of a batch together take at most 2 GiB.",
+                ),
                 io.Float.Input(
                     "thickness",
                     default=1.0,
@@ -46,6 +57,18 @@ class AsymVQRandomMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed: int, width: int, height: int, batch_size: int = 1, thickness: float = 1.0) -> io.NodeOutput:
+        size = batch_size * height * width * torch.float32.itemsize
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"Expected masks of at most {MOST_BYTES / 2**30:g} GiB together, but got {batch_size} of "
+                f"{width}×{height}, which take {size / 2**30:.1f}. Ask for fewer masks (batch_size), or smaller ones."
+            )
         rng = np.random.default_rng(seed)
-        masks = [random_thick_mask(height, width, rng, thickness=thickness) for _ in range(batch_size)]
-        return io.NodeOutput(torch.cat(masks))
+        masks = torch.empty(batch_size, height, width)
+        progress = comfy.utils.ProgressBar(batch_size)
+        for mask in masks:
+            model_management.throw_exception_if_processing_interrupted()
+            canvas = draw_thick_mask(height, width, rng, thickness=thickness)
+            mask.copy_(torch.from_numpy(np.array(canvas))).div_(255)
+            progress.update(1)
+        return io.NodeOutput(masks)

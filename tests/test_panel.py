@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from asymvq.masks import random_thick_mask
-from asymvq.panel import Decoded, amplified_difference, draw_panel, find_detail
+from asymvq.panel import Decoded, _fitted, amplified_difference, draw_panel, find_detail
 from asymvq.pictures import to_pillow
 
 
 @pytest.mark.parametrize("truth", [False, True])
-@pytest.mark.parametrize("size", [(40, 64), (64, 40), (16, 200), (8, 8)])
+@pytest.mark.parametrize("size", [(40, 64), (64, 40), (16, 200), (8, 8), (16, 8000), (8000, 16)])
 def test_panel_of_any_size(size: tuple[int, int], truth: bool):
     source = torch.rand(3, *size) * 2 - 1
     mask = random_thick_mask(*size, np.random.default_rng(0))
@@ -21,6 +23,36 @@ def test_panel_of_any_size(size: tuple[int, int], truth: bool):
     assert panel.mode == "RGB"
     assert panel.width == draw_panel(source, torch.zeros_like(mask), [Decoded("A", source)] * 2).width
     assert panel.width > 3 * 400
+
+
+@pytest.mark.parametrize("truth", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (5, 5), (10, 4000), (4000, 3)])
+def test_panel_of_pictures_below_any_window(size: tuple[int, int], truth: bool):
+    source = torch.rand(3, *size) * 2 - 1
+    for mask in (torch.zeros(1, *size), torch.ones(1, *size), (torch.rand(1, *size) > 0.5).float()):
+        panel = draw_panel(source, mask, [Decoded("A", -source), Decoded("B", source)], truth=truth)
+        assert panel.height > 3 * 24
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 10**7, "wide " * 10**6, "a\nb\n" * 10**5, "\ud800\x00\x1b[31m", "\u0301" * 10**6, ""],
+    ids=["long", "words", "lines", "unprintable", "combining", "empty"],
+)  # fmt: skip
+def test_texts_that_cannot_be_shown_cost_nothing(text: str):
+    source = torch.rand(3, 8, 8) * 2 - 1
+    started = time.perf_counter()
+    panel = draw_panel(source, torch.zeros(1, 8, 8), [Decoded(text, source, text, text)])
+    assert time.perf_counter() - started < 5
+    assert panel.size == draw_panel(source, torch.zeros(1, 8, 8), [Decoded("A", source, "a", "x")]).size
+
+
+def test_texts_are_cut_where_the_column_ends():
+    font = ImageFont.load_default(size=20)
+    for length in (1, 20, 39, 40, 41, 80, 4000):
+        fitted = _fitted("m" * length, font, 400)
+        assert font.getlength(fitted) <= 400
+        if fitted != "m" * length:
+            assert font.getlength(fitted[:-1] + "m…") > 400
 
 
 def test_the_difference_is_amplified_and_cut_off():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -32,6 +35,25 @@ def case():
 def execute(node, **inputs):
     with torch.inference_mode():
         return node.execute(**inputs)
+
+
+def peak_of(run) -> int:
+    """Bytes by which this process grows at most while `run` runs."""
+    process, seen, ended = psutil.Process(), [], threading.Event()
+
+    def watch():
+        while not ended.wait(0.002):
+            seen.append(process.memory_info().rss)
+
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        ended.set()
+        watcher.join()
+    return max(seen) - before
 
 
 class TestCompare:
@@ -121,6 +143,9 @@ class TestCompare:
                 "3 pictures in Result 1, .* but got 2",
             ),
             ({"reference": torch.zeros(1, 48, 64, 1)}, "an image of shape"),
+            ({"reference": torch.zeros(0, 48, 64, 3)}, "an empty tensor"),
+            ({"results": {"a": torch.zeros(0, 48, 64, 3)}}, "an empty tensor"),
+            ({"results": {"a": None}}, "at least one result"),
         ],
     )
     def test_bad_input(self, compare, case, change, message):
@@ -128,8 +153,72 @@ class TestCompare:
         with pytest.raises(ValueError, match=message):
             execute(compare, **{"reference": image, "results": {"result_1": edit}, "mask": mask, **change})
 
+    @pytest.mark.parametrize("size", [(1, 1), (10, 64), (64, 10), (16, 8000), (8000, 16), (11, 11)])
+    @pytest.mark.parametrize("compared", ["kept pixels", "all pixels"])
+    def test_pictures_of_any_size(self, compare, size, compared):
+        image = torch.rand(1, *size, 3)
+        mask = (torch.rand(1, *size) > 0.5).float()
+        output = execute(compare, reference=image, results={"a": 1 - image}, mask=mask, compare=compared)
+        ssim = output.args[-1][0]
+        assert math.isnan(ssim) == (min(size) < 11)
+        assert ("SSIM: —" in output.ui["text"][0]) == (min(size) < 11)
+        assert min(output.args[0].shape[1:3]) > 3 * 24
+
+    @pytest.mark.parametrize(
+        "labels", ["x" * 10**7, "\n".join(["label " * 2000] * 5000), "\ud800\x1b[31m"],
+        ids=["long", "lines", "unprintable"],
+    )  # fmt: skip
+    def test_labels_are_cut_to_what_can_be_shown(self, compare, case, labels):
+        image, mask, edit = case
+        started = time.perf_counter()
+        output = execute(compare, reference=image, results={"a": edit, "b": edit}, mask=mask, labels=labels)
+        assert time.perf_counter() - started < 10
+        (text,) = output.ui["text"]
+        assert len(text) < 1000
+        text.encode()
+        wrong = {"a": torch.zeros(1, 40, 64, 3)}
+        with pytest.raises(ValueError, match="got 64×40") as error:
+            execute(compare, reference=image, results=wrong, labels=labels)
+        assert len(str(error.value)) < 500
+
+    def test_it_can_be_interrupted(self, compare, case):
+        import comfy.model_management
+
+        image, mask, edit = case
+        comfy.model_management.interrupt_current_processing()
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            execute(compare, reference=image, results={"a": edit}, mask=mask)
+
 
 class TestRandomMask:
+    @pytest.mark.parametrize(("size", "count"), [(16384, 4096), (16384, 3), (512, 2049)])
+    def test_more_than_fits_is_refused(self, host, size, count):
+        node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQRandomMask"]
+        with pytest.raises(ValueError, match=f"at most 2 GiB together, but got {count} of {size}×{size}"):
+            execute(node, seed=0, width=size, height=size, batch_size=count)
+
+    def test_it_can_be_interrupted(self, host, monkeypatch):
+        import comfy.model_management
+        import comfy.utils
+
+        node, done = host.nodes.NODE_CLASS_MAPPINGS["AsymVQRandomMask"], []
+
+        def after_three(bar, value):
+            done.append(value)
+            if len(done) == 3:
+                comfy.model_management.interrupt_current_processing()
+
+        monkeypatch.setattr(comfy.utils.ProgressBar, "update", after_three)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            execute(node, seed=0, width=64, height=64, batch_size=4096)
+        assert len(done) == 3
+
+    def test_a_large_mask_takes_little_beside_its_own_memory(self, host):
+        node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQRandomMask"]
+        side = 4096
+        with_peak = peak_of(lambda: execute(node, seed=0, width=side, height=side))
+        assert with_peak < 1.75 * side * side * torch.float32.itemsize
+
     def test_gives_the_librarys_masks(self, host):
         node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQRandomMask"]
         (masks,) = execute(node, seed=7, width=96, height=64, batch_size=3).args
