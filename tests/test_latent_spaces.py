@@ -10,11 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.checkpoint import Checkpoint, CheckpointError, Layout, build, from_tensors, load, read, save, with_encoder
+from asymvq.checkpoint import Checkpoint, CheckpointError, Layout, from_tensors, load, read, save, with_encoder
 from asymvq.checkpoint.layouts import recognise
 from asymvq.cli import main
 from asymvq.config import LATENT_SPACES, PRESETS, AutoencoderConfig, ConditionConfig, LatentSpace
-from asymvq.grow import grow, grown_config
+from asymvq.grow import grown_config
+from asymvq.training.data import Pictures
+from asymvq.training.loop import Training
+from asymvq.training.recipe import Recipe, Start
 
 STOCK = AutoencoderConfig(
     decoder_channels=(32, 64), decoder_blocks=2, encoder_channels=(32, 64), encoder_blocks=1, condition=None
@@ -64,11 +67,19 @@ def test_weights_alone_keep_it_in_their_header(tmp_path, make_vae):
     assert load(tmp_path / "a.safetensors").config.latents == LATENT_SPACES["sdxl"]
 
 
-def test_training_takes_it_along(make_vae):
-    vae = make_vae(dataclasses.replace(STOCK, latents=LATENT_SPACES["sdxl"]))
-    grown = grow(vae, grown_config(vae.config, "base"))
-    assert grown.config.latents == LATENT_SPACES["sdxl"]
-    assert build(from_tensors(grown.state_dict())).config.latents is None
+@pytest.mark.parametrize("start", Start, ids=str)
+def test_training_takes_it_along(start, tmp_path, make_vae):
+    config = AutoencoderConfig(
+        decoder_channels=(8, 16), decoder_blocks=1, encoder_channels=(8, 16), encoder_blocks=1, condition=None,
+        norm_groups=4, latents=LATENT_SPACES["sdxl"],
+    )  # fmt: skip
+    save(make_vae(config), tmp_path / "base.safetensors")
+    vae = load(tmp_path / "base.safetensors")
+    recipe = Recipe(steps=1, batch=1, crop=16, lpips=0.0, start=start)
+    pictures = Pictures([torch.randint(256, (32, 32, 3), dtype=torch.uint8)], crop=16, crop_scale=(1.0, 1.0))
+    for _ in Training(vae, grown_config(vae.config, "base"), pictures, recipe, out=tmp_path / "out.safetensors"):
+        pass
+    assert load(tmp_path / "out.safetensors").config.latents == LATENT_SPACES["sdxl"]
 
 
 def test_it_is_no_part_of_the_shape():

@@ -399,3 +399,18 @@ def test_any_names_end_in_words(names, prefix):
     with pytest.raises(CheckpointError) as caught:
         from_tensors({prefix + name: torch.zeros(1) for name in names})
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("variant", [None, "fp16", "non_ema"])
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_shards_as_diffusers_writes_them(variant, safe, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    vae = diffusers.AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2, layers_per_block=1,
+        block_out_channels=[32, 64], scaling_factor=0.25,
+    )  # fmt: skip
+    vae.save_pretrained(tmp_path, max_shard_size="200KB", variant=variant, safe_serialization=safe)
+    assert len(list(tmp_path.iterdir())) > 3
+    checkpoint = read(tmp_path)
+    assert (checkpoint.config, checkpoint.config.latents.scaling_factor) == (STOCK, 0.25)
+    assert torch.equal(checkpoint.state_dict["decoder.conv_in.weight"], vae.decoder.conv_in.weight)
