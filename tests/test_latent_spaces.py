@@ -76,7 +76,7 @@ def test_training_takes_it_along(start, tmp_path, make_vae):
     save(make_vae(config), tmp_path / "base.safetensors")
     vae = load(tmp_path / "base.safetensors")
     recipe = Recipe(steps=1, batch=1, crop=16, lpips=0.0, start=start)
-    pictures = Pictures([torch.randint(256, (32, 32, 3), dtype=torch.uint8)], crop=16, crop_scale=(1.0, 1.0))
+    pictures = Pictures([torch.randint(256, (3, 32, 32), dtype=torch.uint8)], crop=16, crop_scale=(1.0, 1.0))
     for _ in Training(vae, grown_config(vae.config, "base"), pictures, recipe, out=tmp_path / "out.safetensors"):
         pass
     assert load(tmp_path / "out.safetensors").config.latents == LATENT_SPACES["sdxl"]
