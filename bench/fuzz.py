@@ -1,13 +1,14 @@
 """Damaged and hostile input: mutated checkpoints, masks and graphs. None may crash, hang or write where it likes.
 
-    python bench/fuzz.py files [--count 1500] [--seed 0]      checkpoints of every layout, mutated, loaded, decoded
+    python bench/fuzz.py files [--count 2000] [--seed 0]      checkpoints of every layout, mutated, loaded, decoded
     python bench/fuzz.py calls [--count 500]                  asymvq.decode with other shapes, types and values
     python bench/fuzz.py prompts --host COMFYUI [--count 300] graphs in API format, mutated, queued in a real ComfyUI
 
 A case passes if it works, or ends in an error of ours: a ValueError or TypeError (CheckpointError is one) whose message
 says what was expected. Anything else is printed with its number: `--first N --count 1` runs it again. Files and calls
-run in a process that is replaced when it dies, or takes longer than 30 seconds for a case. Files that appear where they
-should not are failures too. The exit status is 1 if anything failed.
+run in a process that may take 2 GiB, and is replaced when it dies, or takes longer than 30 seconds for a case. Reading
+a file may take 5 seconds of computing, and 64 MiB or 20 times the file; see `bench/hostile.py`, whose files are mutated
+too. Files that appear where they should not are failures. The exit status is 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pickle
 import random
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -32,14 +34,27 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 import asymvq
 from asymvq.config import AutoencoderConfig, ConditionConfig
 
+try:
+    import resource
+except ImportError:  # Windows: without limits
+    resource = None
+
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))
+import hostile  # noqa: E402
+
 SECONDS = 30
+MOST_MEMORY = 2**31
+READ_SECONDS, READ_MIB, READ_TIMES = 5.0, 64, 20
 WIDTHS = (32, 64, 64, 64)  # of the published layouts' 32 groups, four levels as diffusers wants
 TINY = AutoencoderConfig(decoder_channels=WIDTHS, decoder_blocks=1, encoder_channels=WIDTHS, encoder_blocks=1)
 STOCK = dataclasses.replace(TINY, condition=None)
@@ -161,13 +176,63 @@ def mutate_zip(data: bytes, rng: random.Random, canary: Path) -> bytes:
     return result.getvalue()
 
 
-def mutated(path: Path, rng: random.Random, canary: Path) -> bytes:
-    data = path.read_bytes()
-    if path.suffix == ".safetensors" and rng.random() < 0.6:
-        return mutate_safetensors(data, rng)
-    if path.name == "zipped.ckpt" and rng.random() < 0.6:
-        return mutate_zip(data, rng, canary)
-    return mutate_bytes(data, rng)
+FIELD_VALUES: list[Any] = [
+    *ALIEN, "4", 4.0, 0.5, -4, 2**40, 2**62, 10_000, 64, [], [32], [32] * 4, [64, 128, 192, 320], [0] * 4, [-32] * 4,
+    [2**40] * 4, [2**62] * 4, [32.0] * 4, ["32"] * 4, [None] * 4, [32] * 10_000, [[32] * 4], {"sees_mask": 1}, False,
+]  # fmt: skip
+
+
+def mutate_config(data: bytes, rng: random.Random) -> bytes:
+    """One of our own files with another config in it."""
+    tensors = load_bytes(data)
+    content: dict[str, Any] = json.loads(bytes(tensors["asymvq.config"].tolist()))
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        targets = [content, *[content["config"]] * 8] if isinstance(content.get("config"), dict) else [content]
+        target = rng.choice(targets)
+        if target is not content and isinstance(target.get("condition"), dict) and rng.random() < 0.2:
+            target = target["condition"]
+        name = rng.choice([*target, "unknown"])
+        what = rng.randrange(8)
+        if what == 0:
+            target.pop(name, None)
+        elif what == 1 and isinstance(target.get(name), list) and target[name]:
+            target[name] = copy.copy(target[name])
+            target[name][rng.randrange(len(target[name]))] = rng.choice(FIELD_VALUES)
+        else:
+            target[name] = rng.choice(FIELD_VALUES)
+    text = json.dumps(content)
+    if rng.random() < 0.1:
+        text = rng.choice((mutate_text(text, rng), text.replace("{", "[" * 100_000, 1), f"[{text}]", text * 2))
+    raw = torch.frombuffer(bytearray(text.encode() or b" "), dtype=torch.uint8)
+    dtype = rng.choice((torch.uint8,) * 6 + (torch.float16, torch.float32))
+    return save_bytes({**tensors, "asymvq.config": raw.to(dtype)})
+
+
+def write_mutated(path: Path, original: Path, rng: random.Random, canary: Path) -> str:
+    """Writes a changed `original` to `path`, and says how it was changed."""
+    data = original.read_bytes()
+    if rng.random() < 0.2:
+        names = [name for name in hostile.FILES if name not in hostile.UNLIKE_A_FILE]
+        hostile.FILES[rng.choice(names)](path)
+        changed, kind = path.read_bytes(), "hostile"
+        path.with_name("config.json").unlink(missing_ok=True)
+        if rng.random() < 0.7:
+            changed = mutate_bytes(changed, rng)
+    elif original.name.startswith("native") and rng.random() < 0.5:
+        changed, kind = mutate_config(data, rng), "config"
+    elif original.suffix == ".safetensors" and rng.random() < 0.6:
+        changed, kind = mutate_safetensors(data, rng), "header"
+    elif original.name == "zipped.ckpt" and rng.random() < 0.6:
+        changed, kind = mutate_zip(data, rng, canary), "zip"
+    else:
+        changed, kind = mutate_bytes(data, rng), "bytes"
+    path.write_bytes(changed)
+    return kind
+
+
+def peak() -> float:
+    """MiB that this process has taken at most so far."""
+    return 0.0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def file_case(number: int, seed: int, folder: Path) -> str:
@@ -178,20 +243,26 @@ def file_case(number: int, seed: int, folder: Path) -> str:
     # some under another layout's ending: the content counts
     suffix = rng.choice((original.suffix, original.suffix, ".safetensors", ".ckpt", ".bin"))
     path = folder / "case" / f"vae{suffix}"
-    path.write_bytes(mutated(original, rng, canary))
+    kind = write_mutated(path, original, rng, canary)
     before = sorted(folder.rglob("*"))
+    memory, start = peak(), time.process_time()
     try:
         vae = asymvq.load(path)
+    except asymvq.CheckpointError as error:
+        vae, message = None, str(error)
+        if not 30 < len(message) < 500 or not message.isprintable():
+            return f"FAILED: says {len(message)} characters, {message[:100]!r}"
+    took, memory = time.process_time() - start, peak() - memory
+    if took > READ_SECONDS or memory > max(READ_MIB, READ_TIMES * path.stat().st_size / 2**20):
+        return f"FAILED: {kind}: reading took {took:.1f} s and {memory:.0f} MiB"
+    if vae is not None:
         with torch.inference_mode():
             channels = vae.config.latent_channels
             # as the host does: half precision and what overflows is somebody else's case
             vae.float().decode(torch.zeros(1, channels, 4, 4))
-        outcome = "loaded"
-    except asymvq.CheckpointError as error:
-        outcome = "refused" if len(str(error)) > 30 else f"FAILED: says only {error!r}"
     if sorted(folder.rglob("*")) != before:
         return "FAILED: wrote a file, or ran code"
-    return outcome
+    return f"{'refused' if vae is None else 'loaded'}, {kind}"
 
 
 def call_case(number: int, seed: int, folder: Path) -> str:
@@ -249,6 +320,9 @@ CASES: dict[str, Callable[[int, int, Path], str]] = {"files": file_case, "calls"
 
 def work(pipe: Connection, what: str, seed: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    if resource is not None:
+        limit = psutil.Process().memory_info().vms + MOST_MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while True:
         number = pipe.recv()
         try:
@@ -395,7 +469,7 @@ def main() -> None:
     parser.add_argument("--host", type=Path, help="a ComfyUI checkout")
     args = parser.parse_args()
 
-    count = args.count or {"files": 1500, "calls": 500, "prompts": 300}[args.what]
+    count = args.count or {"files": 2000, "calls": 500, "prompts": 300}[args.what]
     numbers = range(args.first, args.first + count)
     if args.what == "prompts":
         if args.host is None:
@@ -407,7 +481,9 @@ def main() -> None:
             (Path(folder) / "case").mkdir()
             write_seeds(Path(folder) / "seeds")
             outcomes = run_in_processes(args.what, numbers, args.seed, Path(folder))
-    print(f"{args.what}, {count} cases: " + ", ".join(f"{n} {name}" for name, n in outcomes.most_common()))
+    print(f"{args.what}, {count} cases:")
+    for name, cases in outcomes.most_common():
+        print(f"{cases:6} {name}")
     raise SystemExit(1 if outcomes["FAILED"] else 0)
 
 

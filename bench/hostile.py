@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import resource
 import struct
 import sys
 import tempfile
@@ -237,6 +236,10 @@ FILES: dict[str, Callable[[Path], object]] = {
 }
 
 
+UNLIKE_A_FILE = ("zip: a terabyte of holes", "config.json: 5 GB of holes", "a pipe")
+"""Those that cannot be read back and mutated."""
+
+
 def config_text(**change: Any) -> bytes:
     return json.dumps({"format": 1, "config": {**AutoencoderConfig().to_dict(), **change}}).encode()
 
@@ -259,6 +262,8 @@ class Outcome:
 
 
 def read_one(pipe: Connection, name: str, path: Path) -> None:
+    import resource  # not on Windows
+
     limit = psutil.Process().memory_info().vms + MORE_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
