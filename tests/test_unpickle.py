@@ -219,6 +219,20 @@ def test_reading_leaves_the_file_alone(tmp_path):
     assert (tmp_path / "x.ckpt").read_bytes() == before
 
 
+@pytest.mark.parametrize("pair", [list, tuple])
+def test_reads_an_ordered_dict_as_python_2_wrote_it(pair, tmp_path):
+    torch.save(Call(OrderedDict, [pair(("a", torch.ones(2))), pair(("b", torch.zeros(3)))]), tmp_path / "a.pt")
+    tensors = read_pickle(tmp_path / "a.pt")
+    assert tensors["a"].tolist() == [1, 1]
+    assert tensors["b"].tolist() == [0, 0, 0]
+
+
+def test_reads_many_small_tensors(tmp_path):
+    # more steps for their size than any model takes
+    torch.save({f"tensor {n}": torch.ones(1) for n in range(3000)}, tmp_path / "a.pt")
+    assert len(read_pickle(tmp_path / "a.pt")) == 3000
+
+
 # Nested dicts
 
 

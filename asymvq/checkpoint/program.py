@@ -114,7 +114,7 @@ class Items:
         """Keys and values; a later one of the same key counts."""
         initial = self._initial
         if isinstance(initial, list):  # as Python 2 wrote an OrderedDict: pairs
-            yield from (cast("tuple[object, object]", tuple(p)) for p in initial if type(p) is list and len(p) == 2)
+            yield from ((pair[0], pair[1]) for pair in initial if type(pair) in (list, tuple) and len(pair) == 2)
         elif isinstance(initial, Items):
             yield from zip(initial._flat[::2], initial._flat[1::2], strict=True)
         yield from zip(self._flat[::2], self._flat[1::2], strict=True)

@@ -32,7 +32,7 @@ MOST_NESTING, MOST_ENTRIES, LONGEST_KEY = 6, 200_000, 500
 
 def most_opcodes(size: int) -> int:
     """Of the pickles in a file of so many bytes. A tensor takes about thirty, and most have some kilobytes of data."""
-    return min(200_000 + size // 64, 4_000_000)
+    return min(400_000 + size // 64, 4_000_000)
 
 
 def read_pickle(source: Source) -> dict[str, StoredTensor]:
