@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import AutoencoderConfig
 from .decoder import ConditionEncoder, Decoder, blend, reduce_mask
 from .layers import ResidualBlock, UpLevel
 
@@ -27,7 +28,7 @@ _STRIPE_VALUES = {"cpu": 2**21, "cuda": 2**26}
 """Of one stripe: a CPU's should stay in its cache, a GPU wants work for all its cores."""
 _OTHER_DEVICES = 2**24
 
-_MIXED_NORMALISATION = {"cpu", "cuda"}
+MIXED_NORMALISATION = {"cpu", "cuda"}
 """Devices whose normalisation takes half-precision features with float32 statistics. Apple's ends the process."""
 
 _Put = Callable[[int, int, Tensor], None]
@@ -36,8 +37,13 @@ _Put = Callable[[int, int, Tensor], None]
 
 def pays(vae: AsymmetricAutoencoder, latent: Tensor) -> bool:
     """Whether a picture of this latent is large enough that there are several stripes at the finest level."""
-    values = vae.config.decoder_channels[0] * latent.shape[-2] * latent.shape[-1] * vae.config.factor**2
-    return values > 2 * _stripe_values(latent.device)
+    return pays_for(vae.config, (latent.shape[-2], latent.shape[-1]), latent.device)
+
+
+def pays_for(config: AutoencoderConfig, latent_size: tuple[int, int], device: torch.device) -> bool:
+    """As `pays`, of a latent's height and width."""
+    values = config.decoder_channels[0] * latent_size[0] * latent_size[1] * config.factor**2
+    return values > 2 * stripe_values(device)
 
 
 @torch.no_grad()
@@ -123,7 +129,7 @@ def _norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, put: _Put) -
     height, width = x.shape[-2:]
     mean, variance = _channel_moments(norm, x)
     weight, bias = (p.to(mean) for p in (norm.weight, norm.bias))
-    computed = x.dtype if x.device.type in _MIXED_NORMALISATION else mean.dtype
+    computed = x.dtype if x.device.type in MIXED_NORMALISATION else mean.dtype
     for first, last in _stripes(height, width * max(conv.in_channels, conv.out_channels), x.device):
         top, bottom = max(0, first - 1), min(height, last + 1)
         # with statistics given, batch norm is a scale and a shift in one pass
@@ -196,10 +202,11 @@ def _into(target: Tensor) -> _Put:
 
 def _stripes(height: int, row_values: int, device: torch.device) -> Iterator[tuple[int, int]]:
     """First row and the row after the last, of stripes of about one height."""
-    count = max(1, min(height // 4, round(height * row_values / _stripe_values(device))))
+    count = max(1, min(height // 4, round(height * row_values / stripe_values(device))))
     edges = [round(height * i / count) for i in range(count + 1)]
     yield from itertools.pairwise(edges)
 
 
-def _stripe_values(device: torch.device) -> int:
+def stripe_values(device: torch.device) -> int:
+    """Of one stripe, about."""
     return _STRIPE_VALUES.get(device.type, _OTHER_DEVICES)

@@ -1,4 +1,4 @@
-"""Memory that was freed, and the system."""
+"""Memory: what a run is announced to the host to take, and what was freed and goes back to the system."""
 
 from __future__ import annotations
 
@@ -6,8 +6,45 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import comfy.model_management as model_management
 import torch
+
+from ..asymvq.config import AutoencoderConfig
+from ..asymvq.memory_model import decode_bytes, encode_bytes
+
+AMD_FACTOR = 2.73
+"""What the host multiplies the memory of its own KL VAEs by on AMD's GPUs; it has no name there."""
+
+
+@dataclass(frozen=True)
+class DecodeMemory:
+    """Bytes for one latent of a batch, as the host asks for them: shape (…, h, w) and dtype."""
+
+    config: AutoencoderConfig
+    device: torch.device
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype, *, conditioned: bool | None = None) -> float:
+        size = (shape[-2], shape[-1])
+        return _on_this_machine(
+            decode_bytes(self.config, size, dtype=dtype, device=self.device, conditioned=conditioned)
+        )
+
+
+@dataclass(frozen=True)
+class EncodeMemory:
+    """The same for one picture of (…, H, W)."""
+
+    config: AutoencoderConfig
+    device: torch.device
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
+        return _on_this_machine(encode_bytes(self.config, (shape[-2], shape[-1]), dtype=dtype, device=self.device))
+
+
+def _on_this_machine(size: int) -> float:
+    return size * (AMD_FACTOR if model_management.is_amd() else 1.0)
 
 
 def give_back_memory(device: torch.device) -> None:

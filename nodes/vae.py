@@ -21,7 +21,7 @@ from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import Checkpoint, build, to_native
 from ..asymvq.config import AutoencoderConfig
 from ..asymvq.decode import Keep, Region, Source, compose, decode_network, make_plan
-from .memory import give_back_memory
+from .memory import DecodeMemory, EncodeMemory, give_back_memory
 from .tensors import in_range_to_signed, to_image, to_signed, to_unit
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class AsymmetricVAE(comfy.sd.VAE):
         self.output_channels = config.image_channels
         self.downscale_ratio = self.upscale_ratio = config.factor
         self.process_input = in_range_to_signed
-        self.memory_used_decode = _DecodeMemory(config)
-        self.memory_used_encode = _EncodeMemory(config)
+        self.memory_used_decode = DecodeMemory(config, self.device)
+        self.memory_used_encode = EncodeMemory(config, self.device)
 
         # Weights are cast to their input's precision, layer by layer. So the module rescues what overflows in float32
         # by itself, whichever of the host's methods runs it.
@@ -147,7 +147,8 @@ class AsymmetricVAE(comfy.sd.VAE):
     ) -> Tensor:
         count = latent.shape[0]
         plan = make_plan(self.config, latent, source, keep=keep, region=region, tile=tile, overlap=overlap)
-        memory = self.memory_used_decode((1, latent.shape[1], *plan.largest), self.vae_dtype)
+        shape = (1, latent.shape[1], *plan.largest)
+        memory = self.memory_used_decode(shape, self.vae_dtype, conditioned=source is not None)
         model_management.load_models_gpu([self.patcher], memory_required=memory)
         batch = max(1, min(count, int(self.patcher.get_free_memory(self.device) / memory)))
 
@@ -192,34 +193,6 @@ class _Progress:
             self.bar.update_absolute(round(1000 * pictures / count), 1000)
 
         return report
-
-
-class _DecodeMemory:
-    """Bytes that decoding one latent of (…, h, w) takes at its peak.
-
-    The host's measured 17 values a pixel and channel of the finest level, and the condition maps that are alive then.
-    """
-
-    def __init__(self, config: AutoencoderConfig):
-        widths = config.decoder_channels
-        per_pixel = 17.0 * max(c / 4**level for level, c in enumerate(widths))
-        if config.condition is not None:
-            per_pixel += sum(c / 4 ** max(0, level - 1) for level, c in enumerate(config.condition_channels))
-        self.per_cell = per_pixel * config.factor**2
-
-    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
-        return self.per_cell * shape[-2] * shape[-1] * model_management.dtype_size(dtype)
-
-
-class _EncodeMemory:
-    """Bytes that encoding one picture of (…, H, W) takes at its peak: the host's measured figure, scaled by width."""
-
-    def __init__(self, config: AutoencoderConfig):
-        widths = config.encoder_channels or config.decoder_channels
-        self.per_pixel = 1767 / 128 * max(c / 4**level for level, c in enumerate(widths))
-
-    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
-        return self.per_pixel * shape[-2] * shape[-1] * model_management.dtype_size(dtype)
 
 
 def _device_context(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -87,7 +87,7 @@ def test_networks_run_on_any_device_in_one_type(name, dtype, stripes, make_vae):
 @torch.no_grad()
 def test_whole_decodes_and_encodes_are_of_one_type(name, rescued, stripes, make_vae, monkeypatch):
     """With values, where the meta device has none: all of `asymvq.decode`, as on a device that does not mix."""
-    monkeypatch.setattr(lean, "_MIXED_NORMALISATION", set())
+    monkeypatch.setattr(lean, "MIXED_NORMALISATION", set())
     vae = make_vae(CONFIGS[name])
     half = make_vae(CONFIGS[name]).to(torch.bfloat16)
     latent, image, mask = arguments(vae.config, torch.float32, "cpu")
@@ -111,7 +111,7 @@ def test_striped_normalisation_in_one_type_is_as_good(dtype, make_vae, monkeypat
     exact = vae.decode(latent, image=image, mask=mask, striped=False)
     errors = []
     for devices in ({"cpu", "cuda"}, set()):
-        monkeypatch.setattr(lean, "_MIXED_NORMALISATION", devices)
+        monkeypatch.setattr(lean, "MIXED_NORMALISATION", devices)
         decoded = lean.decode(half, latent.to(dtype), image=image.to(dtype), mask=mask.to(dtype))
         errors.append((decoded.float() - exact).square().mean())
     assert errors[1] <= 1.1 * errors[0]

@@ -436,6 +436,51 @@ class TestDecode:
         torch.testing.assert_close(output, (expected / 2 + 0.5).clamp(0, 1).movedim(1, -1), atol=1e-5, rtol=0)
 
 
+class TestMemory:
+    def test_the_host_is_told_what_a_decode_takes(self, host, vae, case, monkeypatch):
+        import comfy.model_management
+
+        asked = []
+        load = comfy.model_management.load_models_gpu
+        monkeypatch.setattr(
+            comfy.model_management,
+            "load_models_gpu",
+            lambda models, memory_required=0, **more: (asked.append(memory_required), load(models, memory_required))[1],
+        )
+        image, mask, samples = case
+        run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask, region="full")
+        vae.decode(samples["samples"])
+        vae.encode(image)
+        model = host.pack("asymvq.memory_model")
+        config = host.pack("asymvq.config").AutoencoderConfig(**vars(CONFIG) | {"condition": vae.config.condition})
+        assert asked == [
+            model.decode_bytes(config, (6, 8), conditioned=True),
+            model.decode_bytes(config, (6, 8), conditioned=False),
+            model.encode_bytes(config, (48, 64)),
+        ]
+
+    def test_amds_factor_is_the_hosts(self, host, vae, monkeypatch):
+        import comfy.model_management
+        import comfy.sd
+
+        def announced() -> list[float]:
+            stand_in = host.pack("nodes.vae")._STAND_IN
+            state = comfy.sd.AutoencoderKL(**stand_in).state_dict()
+            stock = comfy.sd.VAE(sd=state, config={"params": stand_in})
+            shape, dtype = (1, 4, 64, 64), torch.float16
+            return [
+                memory(shape, dtype)
+                for each in (stock, vae)
+                for memory in (each.memory_used_decode, each.memory_used_encode)
+            ]
+
+        elsewhere = announced()
+        monkeypatch.setattr(comfy.model_management, "is_amd", lambda: True)
+        factors = [there / here for there, here in zip(announced(), elsewhere, strict=True)]
+        assert factors == pytest.approx([factors[0]] * 4)
+        assert factors[0] > 1
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -1,0 +1,130 @@
+"""How much memory a network needs at its worst moment, beside its weights: counted along the way that it is run.
+
+For hosts that make room before they run something. What is counted is tensors; what convolutions take besides is a
+share of what they work on, from measured peaks (bench/memory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from . import lean
+from .config import AutoencoderConfig
+
+PLAIN_SHARE, STRIPED_SHARE = 0.45, 0.3
+"""Above the tensors: what convolutions take for themselves, and what allocators cannot use again."""
+STRIPES = 6
+"""Of the size of one, that are there at once in a striped decode: features before and after, and the convolution's."""
+RESIDENT = 32 * 2**20
+"""What any run takes, however small: libraries' scratch memory, and allocators' rounding."""
+FUSED_ATTENTION = {"cpu", "cuda"}
+"""Devices on which the matrix of all positions by all positions is never held."""
+
+
+def decode_bytes(
+    config: AutoencoderConfig,
+    latent_size: tuple[int, int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    conditioned: bool | None = None,
+) -> int:
+    """Bytes that `AsymmetricAutoencoder.decode` takes at its peak for one picture, without gradients.
+
+    Args:
+        latent_size: height and width of the latent.
+        dtype: what is computed in.
+        device: what is computed on.
+        conditioned: whether image and mask are given; None: if the VAE can take them.
+    """
+    device = torch.device(device)
+    conditioned = config.condition is not None if conditioned is None else conditioned
+    cells = latent_size[0] * latent_size[1]
+    pixels = cells * config.factor**2
+    attention = _attention_values(config.decoder_channels[-1], cells, device)
+    # the picture, and what is made of image and mask before the first convolution
+    around = 2 * config.image_channels * pixels + (10 * pixels if conditioned else 0)
+    if lean.pays_for(config, latent_size, device):
+        steps = _striped_steps(config, pixels, conditioned)
+        row = 2 * latent_size[1] * config.factor * max(config.decoder_channels[:2])
+        stripe = max(lean.stripe_values(device), 4 * row)
+        size = dtype.itemsize if device.type in lean.MIXED_NORMALISATION else 4
+        tensors = (max(attention, *steps) + around) * dtype.itemsize + STRIPES * stripe * size
+        return round(tensors * (1 + STRIPED_SHARE)) + RESIDENT
+    steps = _plain_steps(config, pixels, conditioned)
+    return round((max(attention, *steps) * (1 + PLAIN_SHARE) + around) * dtype.itemsize) + RESIDENT
+
+
+def encode_bytes(
+    config: AutoencoderConfig,
+    image_size: tuple[int, int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> int:
+    """Bytes that `AsymmetricAutoencoder.encode` takes at its peak for one picture. Arguments as `decode_bytes`.
+
+    Args:
+        image_size: height and width of the picture.
+    """
+    channels = config.encoder_channels or config.decoder_channels
+    pixels = image_size[0] * image_size[1]
+    steps = [_attention_values(channels[-1], pixels / config.factor**2, torch.device(device))]
+    before = channels[0]
+    for level, width in enumerate(channels):
+        # the level's input is held, beside a later block's own input and what it makes of it
+        steps.append((before + (3 + (config.encoder_blocks > 1)) * width) * pixels / 4**level)
+        before = width
+    around = 2 * config.image_channels * pixels
+    return round((max(steps) * (1 + PLAIN_SHARE) + around) * dtype.itemsize) + RESIDENT
+
+
+def _plain_steps(config: AutoencoderConfig, pixels: float, conditioned: bool) -> Iterator[float]:
+    """Values alive at the worst moments of each level, as `Decoder.forward` runs it."""
+    widths = config.decoder_channels
+    maps = _maps(config, pixels) if conditioned else []
+    if maps:
+        yield sum(maps) + max(maps)  # the last map's ReLU
+    before = widths[-1]
+    for level, width in reversed(list(enumerate(widths))):
+        here = pixels / 4**level
+        waiting = sum(maps[: level + 1])
+        if maps:
+            yield waiting + 3 * before * here  # blending: map, features, result
+        # the level's input is held, beside a later block's own input and what it makes of it
+        yield waiting + (before + (3 + (config.decoder_blocks > 1)) * width) * here
+        if level:
+            yield waiting + (before + 9 * width) * here  # enlarged features, before and after their convolution
+        before = width
+
+
+def _striped_steps(config: AutoencoderConfig, pixels: float, conditioned: bool) -> Iterator[float]:
+    """The same as `asymvq.lean` runs it, without the stripes themselves."""
+    widths = config.decoder_channels
+    maps = [0.0, 0.0, *_maps(config, pixels)[2:]] if conditioned else []
+    if maps:
+        yield sum(maps)
+    before = widths[-1]
+    for level, width in reversed(list(enumerate(widths))):
+        here = pixels / 4**level
+        waiting = sum(maps[: level + 1])
+        if len(maps) > level + 1 and level:
+            yield waiting + 3 * before * here
+        # a block's result takes its input's memory where it fits there
+        grown = width if width > before else 0
+        yield waiting + (before + width + grown) * here
+        if level:
+            yield waiting + (max(before, width) + 4 * width) * here
+        before = width
+
+
+def _maps(config: AutoencoderConfig, pixels: float) -> list[float]:
+    """Values of each condition map, fine to coarse."""
+    return [width * pixels / 4 ** max(0, i - 1) for i, width in enumerate(config.condition_channels)]
+
+
+def _attention_values(width: int, cells: float, device: torch.device) -> float:
+    """Of the middle's attention: query, key, value, their sources and result, and the matrix where it is held."""
+    return 9 * width * cells + (0 if device.type in FUSED_ATTENTION else 2 * cells**2)

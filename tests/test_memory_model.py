@@ -1,0 +1,120 @@
+"""What is announced is what is run: counted tensor by tensor, on a device without memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from asymvq import lean, memory_model
+from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.config import PRESETS, AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.memory_model import decode_bytes, encode_bytes
+
+TINY = AutoencoderConfig(
+    decoder_channels=(24, 48, 96, 96), encoder_channels=(24, 48, 96, 96), encoder_blocks=1, norm_groups=6
+)
+CONFIGS = {
+    **PRESETS,
+    "tiny": TINY,
+    "stock": dataclasses.replace(TINY, condition=None),
+    "ASUKA": dataclasses.replace(PRESETS["base"], condition=ConditionConfig(True, MaskReduction.ANY)),
+    "finest level the widest": dataclasses.replace(TINY, decoder_channels=(96, 48, 48, 24)),
+}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that are alive; those that were there before do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._known and storage._cdata not in given:
+                    self._add(storage)
+        return result
+
+    def _add(self, storage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+class FusedAttention(TorchFunctionMode):
+    """As on CPUs and CUDA, where the matrix of all positions is never held; the meta device has no such kernel."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def counted(run) -> int:
+    with torch.no_grad(), FusedAttention(), LiveBytes() as live:
+        run()
+    return live.peak
+
+
+@pytest.fixture
+def device(monkeypatch) -> str:
+    """The meta device, as `device.type` says it, with the sizes of a GPU's stripes."""
+    monkeypatch.setitem(lean._STRIPE_VALUES, "meta", 2**24)
+    monkeypatch.setattr(lean, "MIXED_NORMALISATION", {"meta"})
+    monkeypatch.setattr(memory_model, "FUSED_ATTENTION", {"meta"})
+    return "meta"
+
+
+def decode_peak(config: AutoencoderConfig, size: tuple[int, int], dtype: torch.dtype, conditioned: bool) -> int:
+    with torch.device("meta"):
+        vae = AsymmetricAutoencoder(config).to(dtype).requires_grad_(False)
+        latent = torch.empty(1, config.latent_channels, *size, dtype=dtype)
+        pixels = [side * config.factor for side in size]
+        given = {}
+        if conditioned:
+            given = {"image": torch.empty(1, 3, *pixels, dtype=dtype), "mask": torch.empty(1, 1, *pixels, dtype=dtype)}
+        return counted(lambda: vae.decode(latent, **given)) + sum(t.nbytes for t in given.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("conditioned", [False, True], ids=["plain", "conditioned"])
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (256, 256)], ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_decoding_takes_what_is_announced(name, size, conditioned, dtype, device):
+    config = CONFIGS[name]
+    if conditioned and config.condition is None:
+        pytest.skip("a stock VAE takes no condition")
+    announced = decode_bytes(config, size, dtype=dtype, device=device, conditioned=conditioned)
+    taken = decode_peak(config, size, dtype, conditioned)
+    assert 1.1 * taken <= announced <= 1.9 * taken + memory_model.RESIDENT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [(512, 512), (768, 1280), (2048, 2048)], ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_encoding_takes_what_is_announced(name, size, dtype, device):
+    config = CONFIGS[name]
+    with torch.device("meta"):
+        vae = AsymmetricAutoencoder(config).to(dtype).requires_grad_(False)
+        image = torch.empty(1, 3, *size, dtype=dtype)
+    taken = counted(lambda: vae.posterior(image)) + image.nbytes
+    announced = encode_bytes(config, size, dtype=dtype, device=device)
+    assert 1.1 * taken <= announced <= 1.9 * taken + memory_model.RESIDENT
