@@ -17,7 +17,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..asymvq.checkpoint import read_tensors
+from ..asymvq.checkpoint.reading import open_tensors
+from ..asymvq.checkpoint.tensors import read_each
 from ..asymvq.crop import centre_crop
 from ..asymvq.paint_by_example import (
     EXAMPLE_SIZE,
@@ -37,6 +38,7 @@ from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_im
 
 HeadType = io.Custom("PBE_HEAD")
 TOWER = "cond_stage_model.transformer."
+AVERAGED = "model_ema."
 COND_STAGE = ("cond_stage_model.", "proj_out.", "learnable_vector")
 
 
@@ -258,7 +260,10 @@ def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     """Safetensors as the host reads them, so that it can map and off-load them; pickles without running them."""
     if path.lower().endswith((".safetensors", ".sft")):
         return comfy.utils.load_torch_file(path, return_metadata=True)
-    return read_tensors(Path(path))
+    with open_tensors(Path(path)) as file:
+        # averaged copies, which nothing here uses, make up a good part of an original checkpoint
+        used = {name: tensor for name, tensor in file.tensors.items() if not name.startswith(AVERAGED)}
+        return dict(read_each(used, [file], expanded=True)), file.metadata
 
 
 def _check_complete(tensors: Mapping[str, Tensor]) -> None:
