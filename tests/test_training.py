@@ -355,7 +355,10 @@ class TestState:
     def test_only_the_last_two_are_kept_and_a_damaged_one_is_passed_over(self, tmp_path, caplog):
         for step in (1, 2, 3):
             write_state(tmp_path, State(step, {"x": torch.full((3,), float(step))}, {"a": 1}))
-        (tmp_path / ".step-00000003.safetensors.0.tmp").write_bytes(b"of a killed process")
+        leftover = tmp_path / ".asymvq-killed.tmp"
+        leftover.mkdir()
+        (leftover / ".lock").touch()
+        (leftover / "file").write_bytes(b"of a killed process")
         write_state(tmp_path, State(3, {"x": torch.full((3,), 3.0)}, {"a": 1}))
         files = sorted(tmp_path.iterdir())
         assert [file.name for file in files] == ["step-00000002.safetensors", "step-00000003.safetensors"]

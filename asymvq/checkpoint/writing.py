@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +15,13 @@ from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..config import LATENT_CHANNELS, LATENT_SPACES, AutoencoderConfig, LatentSpace, MaskReduction
+from ..outputs import replacing
 from ..precision import too_large_for
 from .folders import DIFFUSERS_STEM
 from .layouts import to_diffusers
 from .native import latents_metadata, native_metadata, to_native
 
 _DIFFUSERS_CONDITION_LEVELS = 4
-TEMPORARY = ".tmp"
 
 
 def save(
@@ -35,6 +32,7 @@ def save(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
     latents: LatentSpace | str | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Writes a model; an existing file is replaced only by a complete one.
 
@@ -46,37 +44,34 @@ def save(
         latents: how pipelines scale the latents: a `LatentSpace`, or "sd", "sdxl", "sd3" or "flux". None: as the file
             said that the model came from. No weight tells it, and a wrong one draws washed-out pictures, so that a
             diffusers folder is refused where nobody said.
+        overwrite: an existing file may be replaced.
 
     Raises:
+        FileExistsError: there is such a file, and `overwrite` is not set.
         ValueError: another kind of path, an unknown layout or latent space, what diffusers cannot express, or weights
             that `dtype` cannot hold.
     """
-    path, config = Path(path), with_latents(vae.config, latents)
-    if layout not in ("native", "diffusers"):
-        raise ValueError(f'Expected layout "native" or "diffusers", but got {layout!r}.')
-    is_file = path.suffix.lower() == ".safetensors"
-    if layout == "native" and not is_file:
-        raise ValueError(f"Expected a path that ends in .safetensors, but got {path}.")
+    config = with_latents(vae.config, latents)
+    weights, *beside = output_files(Path(path), layout)
     if dtype is not None and (name := too_large_for(dtype, vae.state_dict())):
         raise ValueError(
             f"Expected weights that fit {dtype}, but {name} holds larger ones. Save in bfloat16 or float32."
         )
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in vae.state_dict().items()}
     if layout == "native":
-        _save_tensors(to_native(state, config), path, native_metadata(config, metadata))
+        _save_tensors(to_native(state, config), weights, native_metadata(config, metadata), overwrite)
         return
     diffusers = diffusers_config(config)
-    if not is_file and config.latents is None:
+    if beside and config.latents is None:
         known = ", ".join(f'"{name}" ({space.scaling_factor:g})' for name, space in LATENT_SPACES.items())
         raise ValueError(
             "Expected to know the scaling factor of this VAE's latents, which diffusers' config.json must say, but the "
             f"file that it came from does not tell. Say the latents: {known}, or the scaling factor itself."
         )
-    weights = path if is_file else path / f"{DIFFUSERS_STEM}.safetensors"
-    alone = latents_metadata(config) if is_file else {}  # where no config.json says it
-    _save_tensors(to_diffusers(state, config), weights, {"format": "pt", **alone, **(metadata or {})})
-    if not is_file:
-        with replacing(path / "config.json") as temporary:
+    alone = {} if beside else latents_metadata(config)  # where no config.json says it
+    _save_tensors(to_diffusers(state, config), weights, {"format": "pt", **alone, **(metadata or {})}, overwrite)
+    for file in beside:
+        with replacing(file, overwrite=overwrite) as temporary:
             temporary.write_text(json.dumps(diffusers, indent=2) + "\n", encoding="utf-8")
 
 
@@ -98,6 +93,21 @@ def with_latents(config: AutoencoderConfig, latents: LatentSpace | str | None) -
             )
         latents = LATENT_SPACES[latents]
     return dataclasses.replace(config, latents=latents)
+
+
+def output_files(path: Path, layout: str) -> tuple[Path, ...]:
+    """What `save` writes.
+
+    Raises:
+        ValueError: another kind of path, or an unknown layout.
+    """
+    if layout not in ("native", "diffusers"):
+        raise ValueError(f'Expected layout "native" or "diffusers", but got {layout!r}.')
+    if path.suffix.lower() == ".safetensors":
+        return (path,)
+    if layout == "native":
+        raise ValueError(f"Expected a path that ends in .safetensors, but got {path}.")
+    return path / f"{DIFFUSERS_STEM}.safetensors", path / "config.json"
 
 
 def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
@@ -170,30 +180,6 @@ def _not_in_diffusers(expected: str, got: str) -> ValueError:
     return ValueError(f'Expected a model as diffusers {expected}, but got {got}. Save with layout="native" instead.')
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    with replacing(path) as temporary:
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str], overwrite: bool) -> None:
+    with replacing(path, overwrite=overwrite) as temporary:
         save_file(dict(tensors), temporary, metadata=metadata)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; on success it becomes `path` in one step, on failure it is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
-    try:
-        temporary.touch()
-        permissions = temporary.stat().st_mode
-        yield temporary
-        # safetensors writes files for the owner alone, wherever the umask says otherwise
-        temporary.chmod(permissions)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path, name: str = "") -> None:
-    """Removes what killed processes were writing: to any file of a folder that nobody else writes to, or to `name`."""
-    for leftover in folder.glob(f".{name or '*'}.*{TEMPORARY}"):
-        leftover.unlink(missing_ok=True)

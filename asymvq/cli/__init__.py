@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = _add(commands, "demo", "edit a picture with the bundled VAE and compare the decoders")
     demo.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder to write to (default: this one)")
+    _add_overwrite(demo, "write demo.png and demo.json anew (default: a number is added to the names)")
     demo.add_argument("--image", type=Path, metavar="PICTURE", help="source picture instead of the bundled one")
     demo.add_argument("--example", type=Path, metavar="PICTURE", help="picture that is blended in under the mask")
     demo.add_argument("--mask", type=Path, metavar="PICTURE", help="what is edited: white, or transparent")
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--scaling-factor", type=float, metavar="X", help="of other latents: what pipelines multiply them by"
     )
     convert.add_argument("--shift-factor", type=float, metavar="X", help="what they subtract first (default: nothing)")
+    _add_overwrite(convert)
 
     encode = _add(commands, "encode", "picture to latent")
     encode.add_argument("--vae", type=Path, required=True, metavar="FILE")
@@ -81,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--out", type=Path, required=True, metavar="LATENT", help=".latent (as ComfyUI saves) or .safetensors"
     )
+    _add_overwrite(encode)
     _add_device(encode)
     _add_dtype(encode, "to encode in (default: the file's)")
 
@@ -88,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     decode.add_argument("--vae", type=Path, required=True, metavar="FILE")
     decode.add_argument("--latent", type=Path, required=True, metavar="LATENT", help=".latent or .safetensors")
     decode.add_argument("--out", type=Path, required=True, metavar="PNG")
+    _add_overwrite(decode)
     decode.add_argument("--image", type=Path, metavar="PICTURE", help="source picture, together with --mask")
     decode.add_argument("--mask", type=Path, metavar="PICTURE", help="what was edited: white, or transparent")
     decode.add_argument(
@@ -114,8 +118,12 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help='size of the decoder against --base: base (default), 1.5x or 2x as in the paper, or a width factor and '
         'added blocks, e.g. "1.25x+2"',
     )  # fmt: skip
-    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="pictures, also in folders below")
+    train.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="pictures, also in folders below (not needed for --steps 0, unless a fractional width needs some)",
+    )  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors to write")
+    _add_overwrite(train, "replace --out, whatever it is, and without --resume an earlier run of that name")
     train.add_argument("--recipe", choices=["quick", "paper", "fidelity"], default="quick", help="(default: quick)")
     train.add_argument("--steps", type=int, metavar="N", help="0: write the larger decoder without training it")
     train.add_argument("--batch", type=int, metavar="N", help="pictures a step and device")
@@ -145,6 +153,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     masks.add_argument("--masks", type=Path, metavar="DIR", help="holds a mask of each picture's name: white is edited")
     masks.add_argument("--random-masks", type=int, metavar="SEED", help="thick strokes and boxes, as in the paper")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report and the pictures")
+    _add_overwrite(evaluate)
     evaluate.add_argument("--masks-per-picture", type=_count, default=1, metavar="N", help="of the random ones")
     evaluate.add_argument("--size", type=_count, metavar="N", help="cut pictures to squares, resized to this side")
     evaluate.add_argument(
@@ -173,6 +182,10 @@ def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
 ) -> argparse.ArgumentParser:
     return commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+
+
+def _add_overwrite(parser: argparse.ArgumentParser, summary: str = "replace files that exist") -> None:
+    parser.add_argument("--overwrite", action="store_true", help=summary)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,9 @@ import dataclasses
 
 from ..checkpoint import build, read, save, with_latents
 from ..checkpoint.native import CONFIG_KEY, LATENTS_KEY
+from ..checkpoint.writing import output_files
 from ..config import AutoencoderConfig, LatentSpace
+from ..outputs import check_output
 from .devices import parse_dtype
 
 REWRITTEN = {"format", "asymvq.format", CONFIG_KEY, LATENTS_KEY}
@@ -15,12 +17,17 @@ REWRITTEN = {"format", "asymvq.format", CONFIG_KEY, LATENTS_KEY}
 
 
 def run(args: argparse.Namespace) -> None:
+    for path in output_files(args.output, args.layout):
+        check_output(path, overwrite=args.overwrite, inputs=(args.input,))
     checkpoint = read(args.input)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in REWRITTEN}
     config = _with_said_latents(checkpoint.config, args)
     vae = build(dataclasses.replace(checkpoint, config=config))
     try:
-        save(vae, args.output, layout=args.layout, dtype=parse_dtype(args.dtype), metadata=metadata)
+        save(
+            vae, args.output,
+            layout=args.layout, dtype=parse_dtype(args.dtype), metadata=metadata, overwrite=args.overwrite,
+        )  # fmt: skip
     except ValueError as error:
         if config.latents is None and "scaling factor" in str(error):
             raise ValueError(f"{error} Use --latents or --scaling-factor.") from error

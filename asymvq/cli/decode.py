@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ..checkpoint import load
 from ..decode import decode
+from ..outputs import check_output
 from ..pictures import prepare_output, read_mask, read_picture, write_picture
 from .devices import parse_device, parse_dtype
 from .latents import read_latent
@@ -18,6 +19,8 @@ from .latents import read_latent
 def run(args: argparse.Namespace) -> None:
     prepare_output(args.out, (".png",))
     latent = read_latent(args.latent)
+    for path in _paths(args.out, latent.shape[0] if latent.ndim == 4 else 1):
+        check_output(path, overwrite=args.overwrite, inputs=(args.latent, args.vae, args.image, args.mask))
     image = None if args.image is None else read_picture(args.image)
     mask = None if args.mask is None else read_mask(args.mask)
     vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device))

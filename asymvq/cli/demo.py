@@ -24,6 +24,7 @@ from ..crop import centre_crop
 from ..decode import decode
 from ..masks import edited, random_thick_mask
 from ..metrics import kept_error
+from ..outputs import check_output, replacing
 from ..panel import Decoded, draw_panel
 from ..pictures import cover, read_mask, read_picture
 
@@ -43,6 +44,7 @@ class Result:
 
 def run(args: argparse.Namespace) -> None:
     vae_path: Path = args.vae or ASSETS / "demo.safetensors"
+    panel_path, report_path = _outputs(args)
     full_image = read_picture(args.image or ASSETS / "picture.png")
     example = read_picture(args.example or ASSETS / "example.png")
     # channels last: a third faster on a CPU
@@ -53,8 +55,6 @@ def run(args: argparse.Namespace) -> None:
         latent = edit(vae, image, cover(example, (image.shape[-2], image.shape[-1])), mask)
         results = compare(vae, latent, image, mask)
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    panel_path, report_path = args.out / "demo.png", args.out / "demo.json"
     plain, network, exact = results
     panel = draw_panel(image[0], mask[0], [
         Decoded("Plain decode", plain.picture[0], f"error of the kept pixels: {plain.kept_error:.1e}",
@@ -63,8 +63,10 @@ def run(args: argparse.Namespace) -> None:
                 f"error of the kept pixels: {network.kept_error:.1e} (exact: {exact.kept_error:.1g})",
                 "made from the latent and the kept pixels"),
     ])  # fmt: skip
-    panel.save(panel_path)
-    report_path.write_text(json.dumps(_report(args, vae_path, image, mask, latent, results), indent=2) + "\n")
+    with replacing(panel_path, overwrite=args.overwrite) as temporary:
+        panel.save(temporary, format="PNG")
+    with replacing(report_path, overwrite=args.overwrite) as temporary:
+        temporary.write_text(json.dumps(_report(args, vae_path, image, mask, latent, results), indent=2) + "\n")
     _print_table(results)
     print(f"\nWrote {panel_path} and {report_path}")
 
@@ -107,6 +109,17 @@ def _mask(args: argparse.Namespace, image: Tensor, factor: int) -> Tensor:
             f"{mask.shape[-1]}×{mask.shape[-2]}."
         )
     return centre_crop(mask, factor)
+
+
+def _outputs(args: argparse.Namespace) -> tuple[Path, Path]:
+    """demo.png and demo.json; where one of them exists and may not be replaced, both with the first free number."""
+    number, paths = 1, (args.out / "demo.png", args.out / "demo.json")
+    while not args.overwrite and any(path.exists() for path in paths):
+        number += 1
+        paths = (args.out / f"demo_{number:05}.png", args.out / f"demo_{number:05}.json")
+    for path in paths:
+        check_output(path, overwrite=args.overwrite, inputs=(args.image, args.example, args.mask, args.vae))
+    return paths
 
 
 def _report(

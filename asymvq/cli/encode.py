@@ -8,6 +8,7 @@ import torch
 
 from ..checkpoint import load
 from ..crop import centre_crop
+from ..outputs import check_output
 from ..pictures import prepare_output, read_picture
 from .devices import parse_device, parse_dtype
 from .latents import write_latent
@@ -15,10 +16,11 @@ from .latents import write_latent
 
 def run(args: argparse.Namespace) -> None:
     prepare_output(args.out, (".latent", ".safetensors"))
+    check_output(args.out, overwrite=args.overwrite, inputs=(args.vae, args.image))
     image = read_picture(args.image)
     vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device))
     weight = vae.decoder.conv_in.weight
     with torch.inference_mode():
         latent = vae.encode(centre_crop(image, vae.config.factor).to(weight)).float()
-    write_latent(args.out, latent)
+    write_latent(args.out, latent, overwrite=args.overwrite)
     print(f"{args.out}: latent of shape {tuple(latent.shape)}")

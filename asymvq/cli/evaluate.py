@@ -21,6 +21,7 @@ from ..checkpoint import load
 from ..crop import centre_crop
 from ..evaluation import Result, contestants, evaluate, texts
 from ..masks import random_thick_mask
+from ..outputs import check_output, replacing
 from ..panel import Decoded, draw_panel
 from ..perceptual import FrechetDistance, UnavailableError, load_fid, load_lpips
 from ..pictures import cover, read_mask, read_picture
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
     paths = list_pictures(args.images)
     size = args.size or (PAPER_SIZE if args.paper else None)
     total = len(paths) * (1 if args.masks else args.masks_per_picture)
+    _check_outputs(args, paths)
     device = parse_device(args.device)
     # channels last: a third faster on a CPU
     vaes = {
@@ -66,7 +68,6 @@ def run(args: argparse.Namespace) -> None:
     notes: list[str] = [PAPER_NOTE] if args.paper else []
     lpips = _metric(lambda: load_lpips(device), args.lpips, args.paper, notes)
     fids = _metric(lambda: _load_fids(len(entrants), total, device), args.fid, args.paper, notes) or []
-    args.out.mkdir(parents=True, exist_ok=True)
 
     measured: list[Measured] = []
     for case in tqdm(_cases(args, paths, vaes, size), total=total, unit="mask", leave=False, disable=None):
@@ -82,17 +83,27 @@ def run(args: argparse.Namespace) -> None:
         for fid, result in zip(fids, results, strict=False):
             fid.add(result.picture, case.image)
         if case.number == 0:
-            draw(case, results).save(args.out / f"{case.name}.png")
+            with replacing(args.out / f"{case.name}.png", overwrite=args.overwrite) as temporary:
+                draw(case, results).save(temporary, format="PNG")
         measured.append(Measured(case.name, case.number, [{**r.measures, "seconds": r.seconds} for r in results]))
 
     report = Report(_settings(args, paths, size), entrants, measured, [fid.value() for fid in fids])
-    (args.out / "report.json").write_text(report.json(), encoding="utf-8")
+    with replacing(args.out / "report.json", overwrite=args.overwrite) as temporary:
+        temporary.write_text(report.json(), encoding="utf-8")
     paper = f"\n## Beside the paper's\n\n{report.paper()}\n\n" + "\n\n".join(notes) + "\n" if args.paper else ""
-    (args.out / "report.md").write_text(report.markdown() + paper, encoding="utf-8")
+    with replacing(args.out / "report.md", overwrite=args.overwrite) as temporary:
+        temporary.write_text(report.markdown() + paper, encoding="utf-8")
     print("\n".join([report.text(), "", *report.headlines()]))
     if args.paper:
         print("\n".join(["", report.paper(), "", *notes]))
     print(f"\nWrote {args.out / 'report.md'}, {args.out / 'report.json'} and {len(paths)} pictures beside them")
+
+
+def _check_outputs(args: argparse.Namespace, pictures: Sequence[Path]) -> None:
+    inputs = [*pictures, *(args.vae or [])]
+    inputs += [file for folder in (args.masks, args.latents) if folder is not None for file in folder.glob("*")]
+    for name in ("report.json", "report.md", *(f"{path.stem}.png" for path in pictures)):
+        check_output(args.out / name, overwrite=args.overwrite, inputs=inputs)
 
 
 def list_pictures(paths: Sequence[Path]) -> list[Path]:

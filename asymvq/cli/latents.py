@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..outputs import replacing
+
 VERSION_KEY = "latent_format_version_0"
 OLD_SCALE = 0.18215
 """ComfyUI's `.latent` files without the version key hold latents times this."""
@@ -42,10 +44,15 @@ def read_latent(path: Path) -> Tensor:
     return latent / OLD_SCALE if key == "latent_tensor" and not versioned else latent
 
 
-def write_latent(path: Path, latent: Tensor) -> None:
-    """Writes (B, C, h, w), unscaled: as ComfyUI's SaveLatent into `.latent`, else under the key `latent`."""
+def write_latent(path: Path, latent: Tensor, *, overwrite: bool = True) -> None:
+    """Writes (B, C, h, w), unscaled: as ComfyUI's SaveLatent into `.latent`, else under the key `latent`.
+
+    Raises:
+        FileExistsError: `path` exists, and `overwrite` is not set.
+    """
     latent = latent.detach().cpu().contiguous()
-    if path.suffix.lower() == ".latent":
-        save_file({"latent_tensor": latent, VERSION_KEY: torch.tensor([])}, path)
-    else:
-        save_file({"latent": latent}, path)
+    with replacing(path, overwrite=overwrite) as temporary:
+        if path.suffix.lower() == ".latent":
+            save_file({"latent_tensor": latent, VERSION_KEY: torch.tensor([])}, temporary)
+        else:
+            save_file({"latent": latent}, temporary)

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import logging
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +16,15 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoint import load
-from ..checkpoint.writing import replacing
 from ..grow import grown_config
+from ..outputs import check_output, replacing
 from ..training.data import Pictures
 from ..training.distributed import Processes, joined
 from ..training.loop import Report, Training, TrainingError
 from ..training.preview import Preview
 from ..training.recipe import RECIPES, Precision, Recipe, parse_setting
+from ..training.signals import stopping
+from ..training.start import needs_pictures
 from . import PROG, Interrupted
 from .devices import parse_device
 
@@ -37,20 +38,30 @@ def run(args: argparse.Namespace) -> None:
     device = parse_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.out.suffix.lower() != ".safetensors":
         raise ValueError(f"Expected --out to end in .safetensors, but got {args.out}.")
+    # whether an existing file is this run's is seen later; a name that cannot be written is seen at once
+    check_output(args.out, overwrite=True, inputs=(args.base,))
     vae = load(args.base, dtype=torch.float32)
     config = grown_config(vae.config, args.preset)
-    pictures = Pictures.from_folder(args.data, crop=recipe.crop, crop_scale=recipe.crop_scale)
+    pictures = None
+    if recipe.steps or needs_pictures(vae, config, recipe):
+        if args.data is None:
+            why = "to train on" if recipe.steps else "to match the norms of a fractional width"
+            raise ValueError(f"Expected --data, a folder of pictures {why}, but got none. Give one.")
+        pictures = Pictures.from_folder(args.data, crop=recipe.crop, crop_scale=recipe.crop_scale)
     with joined(device) as (processes, own_device):
         training = Training(
             vae, config, pictures, recipe,
-            out=args.out, seed=args.seed, resume=args.resume, device=own_device, processes=processes,
-            save_seconds=60 * args.save_minutes, save_steps=args.save_steps,
+            out=args.out, seed=args.seed, resume=args.resume, overwrite=args.overwrite, device=own_device,
+            processes=processes, save_seconds=60 * args.save_minutes, save_steps=args.save_steps,
         )  # fmt: skip
-        if processes.first:
+        if processes.first and pictures is not None:
             count = sum(p.numel() for p in training.parameters)
             print(f"{len(pictures)} pictures, {count / 1e6:.1f} M trained parameters, {own_device}, from {args.base}")
         with _log(args.log_dir if processes.first else None) as log:
-            stopped = _train(training, processes, log)
+            try:
+                stopped = _train(training, processes, log)
+            except TrainingError as error:
+                raise ValueError(str(error)) from error
         if processes.first:
             print(f"Wrote {args.out} (step {training.step} of {recipe.steps})")
         if stopped and processes.first:
@@ -58,9 +69,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    changes: dict[str, Any] = {name: getattr(args, name) for name in ("steps", "batch", "crop") if getattr(args, name)}
-    if args.steps == 0:
-        changes["steps"] = 0
+    changes: dict[str, Any] = {name: getattr(args, name) for name in ("steps", "batch", "crop")}
+    changes = {name: value for name, value in changes.items() if value is not None}
     if args.dtype:
         changes["precision"] = Precision(args.dtype)
     for setting in args.set:
@@ -69,14 +79,15 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 
 def _train(training: Training, processes: Processes, log: Callable[[Training, Report, Preview], None]) -> bool:
-    """Runs to the end, or until Ctrl-C. Returns whether it was stopped."""
+    """Runs to the end, or until a signal stops it. Returns whether one did."""
     if training.recipe.steps == 0:
-        training.save()
+        with contextlib.closing(training):
+            training.save()
         return False
     preview = Preview(training)
     every = max(1, training.recipe.steps // PREVIEWS)
     with (
-        _stopping(training),
+        stopping(training.stop),
         contextlib.closing(iter(training)) as reports,
         tqdm(total=training.recipe.steps, initial=training.step, disable=not processes.first) as bar,
     ):
@@ -88,26 +99,9 @@ def _train(training: Training, processes: Processes, log: Callable[[Training, Re
                     with replacing(training.folder / "preview.png") as temporary:
                         preview.draw().save(temporary, format="PNG")
                 log(training, report, preview)
-        except TrainingError as error:
-            raise ValueError(str(error)) from error
+        except KeyboardInterrupt:
+            return True  # a second signal did not wait for the step; what was reached is saved as the block is left
     return training.step < training.recipe.steps
-
-
-@contextlib.contextmanager
-def _stopping(training: Training) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after its step; a second time they end it at once."""
-
-    def stop(number: int, frame: object) -> None:
-        training.stop()
-        for name in previous:
-            signal.signal(name, previous[name])
-
-    previous = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
 
 
 @contextlib.contextmanager

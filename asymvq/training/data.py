@@ -4,8 +4,10 @@ after a stop, or on other devices, sees what it would have seen.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".jfif")
 CACHE_BYTES = 2 << 30
+HASHED_BYTES = 1 << 16
+"""Of a large file's beginning, middle and end: enough to tell that its content is another."""
 NAMED = 5
 """How many skipped files are named in one line of the log."""
 
@@ -68,6 +72,7 @@ class Pictures:
             )
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
         self._cached_bytes = 0
+        self._lock = threading.Lock()  # several threads make samples
 
     @classmethod
     def from_folder(cls, folder: Path, *, crop: int, crop_scale: tuple[float, float]) -> Pictures:
@@ -94,9 +99,10 @@ class Pictures:
 
     def __getitem__(self, number: int) -> Tensor:
         """(3, H, W) uint8. A file that turns out to be broken is replaced by the next that is not."""
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
+        with self._lock:
+            if number in self._cache:
+                self._cache.move_to_end(number)
+                return self._cache[number]
         for other in range(len(self)):
             source = self.sources[(number + other) % len(self)]
             try:
@@ -108,11 +114,24 @@ class Pictures:
             return self._remember(number, _reduced(picture, self.largest_side))
         raise ValueError(f"Expected pictures to train on, but none of {len(self)} files can be read.")
 
+    def digest(self) -> str:
+        """Tells other pictures apart by their content and order, not by their names. Of large files it reads parts."""
+        digest = hashlib.sha256()
+        for source in self.sources:
+            if isinstance(source, Tensor):
+                digest.update(f"{tuple(source.shape)}".encode() + source.contiguous().numpy().tobytes())
+            else:
+                digest.update(_content(source))
+        return digest.hexdigest()
+
     def _remember(self, number: int, picture: Tensor) -> Tensor:
-        self._cache[number] = picture
-        self._cached_bytes += picture.numel()
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].numel()
+        with self._lock:
+            if number in self._cache:
+                return self._cache[number]
+            self._cache[number] = picture
+            self._cached_bytes += picture.numel()
+            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].numel()
         return picture
 
 
@@ -150,7 +169,11 @@ class Samples:
 
     def batch(self, first: int, count: int) -> Batch:
         """Samples `first` to `first + count - 1`."""
-        rows = [self._sample(number) for number in range(first, first + count)]
+        return self.collate(first, [self.sample(number) for number in range(first, first + count)])
+
+    def collate(self, first: int, rows: Sequence[tuple[Tensor, ...]]) -> Batch:
+        """A batch of what `sample` gives for consecutive numbers from `first` on."""
+        count = len(rows)
         fixed = self.recipe.fixed_crops
         crops = tuple(number % fixed for number in range(first, first + count)) if fixed else None
         return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)), crops=crops)
@@ -159,7 +182,8 @@ class Samples:
         """(3, S, S) in [-1, 1]: a crop that no step's number stands for."""
         return self._crop(0, np.random.default_rng([seed, 3]))
 
-    def _sample(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def sample(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One row of a batch: image, encoded, mask, noise, extra noise. Threads may call it."""
         recipe, side = self.recipe, self.recipe.crop
         crop_number = number % recipe.fixed_crops if recipe.fixed_crops else number
         crop_rng = np.random.default_rng([self.seed, 0, crop_number])
@@ -205,6 +229,21 @@ def _unfit(source: Path | Tensor, crop: int) -> str | None:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return "unreadable"
     return f"{width}×{height}: too small" if min(height, width) < crop else None
+
+
+def _content(path: Path) -> bytes:
+    """Of a file: all of it, or its size with three parts. Empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            parts = [f"{size} ".encode()]
+            starts = (0, (size - HASHED_BYTES) // 2, size - HASHED_BYTES)
+            for start in starts if size > HASHED_BYTES else starts[:1]:
+                file.seek(start)
+                parts.append(file.read(HASHED_BYTES))
+            return b"".join(parts)
+    except OSError:
+        return b""
 
 
 def _read(path: Path) -> Tensor:

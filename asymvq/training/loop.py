@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import logging
 import math
 import time
+import uuid
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,26 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..checkpoint import save
-from ..checkpoint.writing import remove_leftovers
+from ..checkpoint import Checkpoint, Layout, build, save
 from ..config import AutoencoderConfig
-from ..grow import grow, match_norms
 from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
-from .copying import check_copying, copied_modules, hold_to_code, start_with_copying
+from ..outputs import Lock, check_output, remove_leftovers
+from .copying import copied_modules, hold_to_code
 from .data import Batch, Pictures, Samples
 from .distributed import Processes
+from .prefetch import Prefetched
 from .recipe import Precision, Recipe, Start
+from .resume import SUMMARY_KEY, check_same_run, differences, read_summary
+from .signals import deferred
+from .start import decoder_digest, frozen_digest, needs_pictures, started
 from .state import (
     State,
+    newest_step,
     optimizer_tensors,
     pack,
     read_state,
+    remove_states,
     restore_optimizer,
     state_folder,
     unpack,
@@ -47,8 +51,11 @@ from .step import Criterion, sample_latent
 logger = logging.getLogger(__name__)
 
 BAD_STEPS = 5
-"""So many steps without a finite gradient, one after the other, end a run."""
-MATCHED_PICTURES = 8
+"""So many steps without a finite loss, one after the other, end a run."""
+SMALLEST_SCALE = 2.0**-20
+"""Of the loss in half precision. Above it, a gradient that overflows is the scale's fault, which is then halved."""
+WORST_ERROR = 2.0
+"""Mean error of a decoded picture, in values of [-1, 1], that no picture has: the weights have diverged."""
 FIRST_LR = 0.01
 """Where the warm-up starts, as a share of the learning rate (the paper's)."""
 SPEED_STEPS = 50
@@ -56,7 +63,7 @@ SPEED_STEPS = 50
 
 
 class TrainingError(RuntimeError):
-    """The run cannot go on; what it had is on disk."""
+    """The run cannot go on; the message says what of it is on disk."""
 
 
 @dataclass(frozen=True)
@@ -78,38 +85,57 @@ class Report:
     """Whether this step is on disk."""
 
 
+@dataclass(frozen=True)
+class _Result:
+    """Of one step."""
+
+    loss: float
+    figures: dict[str, float]
+    stepped: bool
+    bad: bool
+    """Whether a step like this, again and again, means that the run is lost."""
+
+
 class Training:
     """A run: `for report in training: …`. However it ends, what it reached is saved.
+
+    From the start to the end of the iteration, or to `close`, no other process can write to the same files.
 
     Args:
         vae: whose encoder stays and whose decoder training starts from. It is left alone.
         config: what is trained: from `asymvq.grow.grown_config`.
-        pictures: to train on.
+        pictures: to train on. None for no steps, unless a fractional width needs some to match norms on.
         out: the `.safetensors` file to write.
         folder: for the run's state; by default beside `out`, `NAME.training`.
         seed: of everything random.
-        resume: go on from the state on disk, if there is one. Only `recipe.steps` and other numbers of the recipe may
-            differ from the run's; the network may not.
+        resume: go on from the state on disk, if there is one. The network, the precision and `copying` must be the
+            run's; what else differs is in `notes`. A run that has made all its steps goes on with more of them only.
+        overwrite: `out` may be a file that no run of this folder wrote; without `resume`, an earlier run is replaced.
         save_seconds: how often the state and `out` are written; also after the last step, and when the run is stopped.
         save_steps: the same in steps.
         metadata: added to the header of `out`.
 
+    Attributes:
+        notes: what the user should know of how the run goes on, in sentences.
+
     Raises:
-        ValueError: a VAE without an encoder, a state that does not fit or would be overwritten, or a recipe that asks
-            for what is not there.
+        ValueError: a VAE without an encoder, a state that does not fit or would be overwritten, a finished run that is
+            asked for something else, a name that no file can have, or a recipe that asks for what is not there.
+        LockedError: another process trains into the same files.
     """
 
     def __init__(
         self,
         vae: AsymmetricAutoencoder,
         config: AutoencoderConfig,
-        pictures: Pictures,
+        pictures: Pictures | None,
         recipe: Recipe,
         *,
         out: Path,
         folder: Path | None = None,
         seed: int = 0,
         resume: bool = False,
+        overwrite: bool = False,
         device: torch.device | str = "cpu",
         processes: Processes | None = None,
         save_seconds: float = 600.0,
@@ -120,58 +146,120 @@ class Training:
             raise ValueError(
                 "Expected a VAE with an encoder to train on, but this file holds only a decoder. Choose a complete VAE."
             )
+        if pictures is None and (recipe.steps or needs_pictures(vae, config, recipe)):
+            raise ValueError(
+                "Expected pictures, to train on or to match the norms of a fractional width, but got none. Give some."
+            )
         self.recipe, self.out, self.seed = recipe, out, seed
         self.folder = folder or state_folder(out)
         self.device, self.processes = torch.device(device), processes or Processes()
         self.save_seconds, self.save_steps = save_seconds, save_steps
         self.metadata = dict(metadata or {})
-        self.samples = Samples(pictures, recipe, config, seed=seed)
+        self.samples = None if pictures is None else Samples(pictures, recipe, config, seed=seed)
         self.step = self.skipped = 0
-        self._stop = False
-        self._whole = True  # not in the middle of an update of the weights
+        self.notes: list[str] = []
         self.history: dict[str, list[float]] = {}
+        self._stop = False
+        self._saved_step: int | None = None
+        """Of the last state that is on disk."""
+        self._out_step: int | None = None
+        """Of the weights in `out`."""
+        self._may_replace = overwrite
+        self._probe: tuple[Tensor, Tensor, Tensor] | None = None
+        self._unsaved = False
+        _autocast(self.device, recipe)
 
-        self._encoder = _digest(vae)
-        state = self._state_to_resume(config, resume)
-        self.vae = _started(vae, config, recipe, self.samples, seed, weights_follow=state is not None)
-        self.vae.requires_grad_(False).eval().to(device=self.device)
-        self._channels_last = recipe.channels_last and self.device.type != "cpu"
-        if self._channels_last:
-            self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's stubs lack it
-        self._make_trainable()
-        if state is not None:
-            self._restore(state)
+        if self.processes.first:
+            check_output(out, overwrite=True)
+        self._locks = [
+            Lock(path.with_name(f".{path.name}.lock"), str(path))
+            for path in ((self.folder, out) if self.processes.first else ())
+        ]
+        self._acquire()
+        try:
+            settings = {
+                "config": _plain(config.to_dict()),
+                "encoder": frozen_digest(vae),
+                "decoder": decoder_digest(vae),
+                "recipe": _plain(recipe.to_dict()),
+                "seed": seed,
+                "pictures": 0 if pictures is None else len(pictures),
+                "digest": None if pictures is None else pictures.digest(),
+                "processes": self.processes.count,
+            }
+            state = self._state_to_resume(settings, resume, overwrite)
+            # what a run of an earlier version is called is not known, and its files do not say
+            run = uuid.uuid4().hex if state is None else state.settings.get("run")
+            self._settings = {**settings, "run": run}
+            self.vae = started(vae, config, recipe, self.samples, seed, weights_follow=state is not None)
+            self.vae.requires_grad_(False).eval().to(device=self.device)
+            self._channels_last = recipe.channels_last and self.device.type != "cpu"
+            if self._channels_last:
+                self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's stubs lack it
+            self._make_trainable()
+            if state is not None:
+                self._restore(state)
+        except BaseException:
+            self.close()
+            raise
 
-    def _state_to_resume(self, config: AutoencoderConfig, resume: bool) -> State | None:
-        state = read_state(self.folder)
-        if state is None:
-            return None
-        if not resume:
+    def _acquire(self) -> None:
+        try:
+            for lock in self._locks:
+                lock.acquire()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Lets other processes write to the run's files. The end of an iteration does so too."""
+        for lock in self._locks:
+            lock.release()
+
+    def _state_to_resume(self, settings: dict[str, Any], resume: bool, overwrite: bool) -> State | None:
+        state = None if overwrite and not resume else read_state(self.folder)
+        self._replaces = overwrite and not resume
+        if state is not None and not resume:
             raise ValueError(
                 f"Expected no earlier run, but {self.folder} holds one at step {state.step}. Resume it, choose another "
                 "name, or remove that folder."
             )
-        if state.settings["config"] != _plain(config):
-            raise ValueError(
-                f"Expected a run of the same network, but {self.folder} holds one of {state.settings['config']}, and "
-                f"{_plain(config)} is asked for. Use the same preset and VAE, or another name."
-            )
-        if state.settings["encoder"] != self._encoder:
-            raise ValueError(
-                f"Expected the VAE that the run in {self.folder} was started with, but got one with another encoder. "
-                "Use that VAE, or another name."
-            )
-        changes = {
-            name: f"{state.settings['recipe'].get(name)} → {value}"
-            for name, value in self._recipe_as_kept().items()
-            if state.settings["recipe"].get(name) != value
-        }
-        for name, value in (("seed", self.seed), ("pictures", len(self.samples.pictures))):
-            if state.settings.get(name) != value:
-                changes[name] = f"{state.settings.get(name)} → {value}"
-        if changes:
-            logger.info("Going on with other settings: %s.", changes)
+        self._check_out(None if state is None else state.settings.get("run"), has_run=state is not None, free=overwrite)
+        if state is None:
+            return None
+        check_same_run(state, settings, self.folder)
+        others = differences(state, settings)
+        if state.step >= self.recipe.steps:
+            if others or state.step > self.recipe.steps:
+                others = others or [f"steps {state.step} → {self.recipe.steps}"]
+                raise ValueError(
+                    f"Expected more steps or the same settings, but the run in {self.folder} has made all its "
+                    f"{state.step} steps, and these differ: {', '.join(others)}. Ask for more steps to train it "
+                    "further, or give another name for a new run."
+                )
+            self.notes.append(f"This run had made all its {state.step} steps before: nothing was left to train.")
+        elif others:
+            self.notes.append(f"Going on at step {state.step} with other settings: {', '.join(others)}.")
+        newest = newest_step(self.folder)
+        if newest is not None and newest > state.step:
+            self.notes.append(f"The state of step {newest} is damaged: going on from that of step {state.step}.")
+        for note in self.notes:
+            logger.info("%s", note)
         return state
+
+    def _check_out(self, run: str | None, *, has_run: bool, free: bool) -> None:
+        """
+        Raises:
+            ValueError: `out` is a file of somebody else.
+        """
+        if free or not self.processes.first or not self.out.exists():
+            return
+        summary = read_summary(self.out)
+        if not has_run or summary is None or summary.get("run") != run:
+            raise ValueError(
+                f"Expected a new file or that of the run in {self.folder}, but {self.out} is another. Choose another "
+                "name, move that file away, or overwrite it (--overwrite)."
+            )
 
     def _make_trainable(self) -> None:
         recipe, decoder = self.recipe, self.vae.decoder
@@ -198,7 +286,7 @@ class Training:
                 self.discriminator.parameters(), lr=recipe.lr, betas=recipe.betas
             )
         lpips = None
-        if recipe.lpips:
+        if recipe.lpips and recipe.steps:
             from ..perceptual import load_lpips
 
             lpips = load_lpips(self.device)
@@ -212,51 +300,59 @@ class Training:
         return [{"params": parameters, "lr": self.recipe.lr, "share": share} for share, parameters in groups.items()]
 
     def __iter__(self) -> Generator[Report, None, None]:
+        self._acquire()
+        try:
+            self._write_missing_out()
+            yield from self._steps()
+        finally:
+            self.close()
+
+    def _steps(self) -> Generator[Report, None, None]:
         network = self.processes.wrap(self._compiled(), self.device)
         judge = self.discriminator and self.processes.wrap(self.discriminator, self.device)
         latents: dict[int, tuple[Tensor, Tensor]] = {}
         saved_at, bad_in_a_row = time.monotonic(), 0
         clock = [(saved_at, self.step)]
-        unsaved = self.step == 0
+        self._unsaved = self.step == 0
+        if self.step >= self.recipe.steps:
+            return
+        assert self.samples is not None
+        self._set_probe(self.samples)
         try:
-            with _Prefetched(self.samples, self._batches()) as batches:
+            with Prefetched(self.samples, self._batches()) as batches:
                 while self.step < self.recipe.steps and not self._stop:
                     lr = self._set_lr()
-                    loss, figures = self._optimise(network, judge, batches, latents)
-                    good = math.isfinite(loss)
-                    self.skipped += not good
-                    bad_in_a_row = 0 if good else bad_in_a_row + 1
+                    result = self._optimise(network, judge, batches, latents)
+                    self.skipped += not result.stepped
+                    bad_in_a_row = 0 if result.stepped else bad_in_a_row + result.bad
                     self.step += 1
-                    unsaved = True
-                    self._remember({"loss": loss, **figures, "lr": lr})
+                    self._unsaved = True
+                    self._remember({"loss": result.loss, **result.figures, "lr": lr})
                     if bad_in_a_row == BAD_STEPS:
-                        raise TrainingError(
-                            f"Expected a finite loss, but {BAD_STEPS} steps in a row had none (step {self.step}). The "
-                            f"last good weights are in {self.out}. Go on with a lower learning rate"
-                            + (", or in fp32 or bf16." if self.recipe.precision is Precision.FP16 else ".")
-                        )
+                        raise self._diverged(f"a finite loss, but {BAD_STEPS} steps in a row had none")
                     now = time.monotonic()
                     due = now - saved_at >= self.save_seconds
                     if self.save_steps is not None:
                         due = due or self.step % self.save_steps == 0
-                    if due or self.step == self.recipe.steps:
+                    # in a row of bad steps nobody knows yet whose fault it is
+                    if (due and not bad_in_a_row) or self.step == self.recipe.steps:
                         self.save()
-                        saved_at, unsaved = now, False
+                        saved_at = now
                     clock = [*clock[-SPEED_STEPS:], (now, self.step)]
                     rate = (self.step - clock[0][1]) / max(now - clock[0][0], 1e-9)
                     yield Report(
                         step=self.step,
                         steps=self.recipe.steps,
-                        loss=loss,
-                        figures=figures,
+                        loss=result.loss,
+                        figures=result.figures,
                         lr=lr,
                         samples_per_second=rate * self._pictures_a_step,
                         seconds_left=(self.recipe.steps - self.step) / max(rate, 1e-9),
                         skipped=self.skipped,
-                        saved=not unsaved,
+                        saved=not self._unsaved,
                     )
         finally:
-            if unsaved and self._whole:
+            if self._unsaved:
                 self.save()
 
     def stop(self) -> None:
@@ -289,12 +385,11 @@ class Training:
         self,
         network: nn.Module,
         judge: nn.Module | None,
-        batches: _Prefetched,
+        batches: Prefetched,
         latents: dict[int, tuple[Tensor, Tensor]],
-    ) -> tuple[float, dict[str, float]]:
+    ) -> _Result:
         """One step of the optimisers. The loss is NaN where the step had to be skipped."""
         recipe = self.recipe
-        half = recipe.precision is not Precision.FP32
         adversarial = judge is not None and self.step + 1 >= recipe.adversarial_start
         logs: list[dict[str, Tensor]] = []
         if adversarial:
@@ -303,7 +398,7 @@ class Training:
             last = number == recipe.accumulate - 1
             batch = _moved(next(batches), self.device, self._channels_last)
             with _without_sync(network, not last), _without_sync(judge, not last):
-                with torch.autocast(self.device.type, dtype=_dtype(recipe), enabled=half):
+                with _autocast(self.device, recipe):
                     latent = sample_latent(*self._posterior(batch, latents), batch)
                     output = network(self._post_quant(latent), image=batch.image, mask=batch.mask)
                 loss, log = self.criterion.reconstruction(output, batch.image, batch.mask)
@@ -320,9 +415,11 @@ class Training:
             logs.append({"loss": loss.detach(), **log})
         figures = self._means(logs)
         loss_value = figures.pop("loss")
-        if not self._apply_gradients(math.isfinite(loss_value), adversarial=adversarial):
-            return math.nan, figures
-        return loss_value, figures
+        finite = math.isfinite(loss_value)
+        if self._apply_gradients(finite, adversarial=adversarial):
+            return _Result(loss_value, figures, stepped=True, bad=False)
+        scaled = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
+        return _Result(math.nan, figures, stepped=False, bad=not (finite and scaled))
 
     def _apply_gradients(self, finite: bool, *, adversarial: bool) -> bool:
         """Whether there was a step: not where the loss or a gradient is not finite."""
@@ -331,14 +428,13 @@ class Training:
         norm = nn.utils.clip_grad_norm_(list(self.parameters), limit)
         finite = finite and bool(norm.isfinite())
         if finite:
-            self._whole = False
-            self.scaler.step(self.optimizer)
-            if self.recipe.copying:
-                hold_to_code(self.vae)
-            self._update_average()
-            if adversarial:
-                self.discriminator_optimizer.step()
-            self._whole = True
+            with deferred():
+                self.scaler.step(self.optimizer)
+                if self.recipe.copying:
+                    hold_to_code(self.vae)
+                self._update_average()
+                if adversarial:
+                    self.discriminator_optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return finite
@@ -362,8 +458,8 @@ class Training:
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self.recipe.average, (self.step + 1) / (self.step + 10))
-        for parameter, name in self.parameters.items():
-            self.average[name].lerp_(parameter, 1 - decay)
+        averages = [self.average[name] for name in self.parameters.values()]
+        torch._foreach_lerp_(averages, list(self.parameters), 1 - decay)
 
     def _means(self, logs: list[dict[str, Tensor]]) -> dict[str, float]:
         names = list(logs[0])
@@ -397,9 +493,37 @@ class Training:
             parameter.copy_(weights[name])
 
     def save(self) -> None:
-        """Writes the state, then `out`; on the first process alone."""
+        """Writes the state, then `out`; on the first process alone.
+
+        Raises:
+            TrainingError: the weights have diverged, or nothing can be written. What was on disk is as it was.
+        """
+        self._unsaved = False
         if not self.processes.first:
             return
+        with deferred():
+            tensors = self._tensors()
+            if fault := self._fault(tensors):
+                raise self._diverged(fault, save=False)
+            try:
+                if self.recipe.steps:
+                    if self._replaces:
+                        remove_states(self.folder)
+                        self._replaces = False
+                    state = State(self.step, tensors, self._settings, self.skipped, self.scaler.state_dict())
+                    write_state(self.folder, state)
+                    self._saved_step = self.step
+                self._write_out()
+            except OSError as error:
+                where = f"{error.filename}: " if error.filename else ""
+                raise TrainingError(
+                    f"Expected to write step {self.step}, but got: {where}{error.strerror or error}. {self._on_disk()}"
+                ) from error
+            except ValueError as error:
+                raise TrainingError(f"{error} {self._on_disk()}") from error
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Of a state, on the CPU."""
         tensors = pack("weights", {name: p for p, name in self.parameters.items()}) | pack("average", self.average)
         tensors |= pack("optimizer", optimizer_tensors(self.optimizer, self.parameters))
         if self.discriminator is not None:
@@ -408,28 +532,95 @@ class Training:
                 "discriminator_optimizer", optimizer_tensors(self.discriminator_optimizer, self.discriminator_names)
             )
         tensors |= pack("history", {k: torch.tensor(v, dtype=torch.float64) for k, v in self.history.items()})
-        if self.recipe.steps:
-            state = State(self.step, tensors, self._settings(), self.skipped, self.scaler.state_dict())
-            write_state(self.folder, state)
-        summary = {"recipe": self.recipe.to_dict(), "steps": self.step, "pictures": len(self.samples.pictures)}
-        remove_leftovers(self.out.parent, self.out.name)
-        with self.averaged() as vae:
-            save(vae, self.out, metadata={"asymvq.training": json.dumps(summary), **self.metadata})
+        return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "config": _plain(self.vae.config),
-            "encoder": self._encoder,
-            "recipe": self._recipe_as_kept(),
-            "seed": self.seed,
-            "pictures": len(self.samples.pictures),
+    def _write_out(self) -> None:
+        # another's file may have come there in the meantime
+        self._check_out(self._settings["run"], has_run=True, free=self._may_replace)
+        summary = {
+            "recipe": self.recipe.to_dict(),
+            "steps": self.step,
+            "pictures": self._settings["pictures"],
+            "run": self._settings["run"],
         }
+        remove_leftovers(self.out.parent)
+        state = {name: tensor.cpu() for name, tensor in self.vae.state_dict().items()}
+        state |= {name: tensor.cpu() for name, tensor in self.average.items()}
+        # on the CPU: a device whose memory ran out has no room for a second copy
+        averaged = build(Checkpoint(Layout.NATIVE, self.vae.config, state, {}), dtype=torch.float32)
+        save(averaged, self.out, metadata={SUMMARY_KEY: json.dumps(summary), **self.metadata})
+        self._out_step, self._may_replace = self.step, False
 
-    def _recipe_as_kept(self) -> dict[str, Any]:
-        return json.loads(json.dumps(self.recipe.to_dict()))
+    def _write_missing_out(self) -> None:
+        """What a process that was killed between its last state and its file could not write, or who moved it away."""
+        if self.step and self.processes.first:
+            summary = read_summary(self.out)
+            if summary is None or summary.get("run") != self._settings["run"] or summary.get("steps", 0) < self.step:
+                self._write_out()
+            else:
+                self._out_step = self.step
+
+    def _set_probe(self, samples: Samples) -> None:
+        """A picture that the weights must be able to decode before they are saved."""
+        if not self.processes.first:
+            return
+        image = samples.preview(self.seed)[None].to(self.device)
+        mask = torch.ones_like(image[:, :1])
+        mask[..., : image.shape[-1] // 2] = 0
+        with torch.no_grad():
+            self._probe = image, mask, self.vae.encode(image)
+        self._worst_error = max(WORST_ERROR, 2 * self._error_of(self._probe))
+
+    @torch.no_grad()
+    def _error_of(self, probe: tuple[Tensor, Tensor, Tensor]) -> float:
+        """Mean error of the decoded picture in values of [-1, 1]; NaN or infinite where it cannot be decoded."""
+        image, mask, latent = probe
+        with _autocast(self.device, self.recipe):
+            current = self.vae.decode(latent, image=image, mask=mask)
+        with self.averaged() as vae:
+            averaged = vae.decode(latent, image=image, mask=mask)
+        return max((picture.float() - image).abs().mean().item() for picture in (current, averaged))
+
+    def _fault(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """What is wrong with the weights."""
+        for name, tensor in tensors.items():
+            if not name.startswith("history.") and not tensor.isfinite().all():
+                return "finite weights and moments, but they are not"
+        if self._probe is None or self.step == 0:
+            return None
+        try:
+            error = self._error_of(self._probe)
+        except torch.OutOfMemoryError:  # a step was too large; that its weights are finite must do
+            return None
+        if not error <= self._worst_error:
+            return f"weights that decode a picture, but they are off by {error:.2g} in values of [-1, 1]"
+        return None
+
+    def _diverged(self, fault: str, *, save: bool = True) -> TrainingError:
+        """The error that ends the run, after what is good has been saved."""
+        if save:
+            try:
+                self.save()
+            except TrainingError as error:
+                return error
+        other = ""
+        if self.recipe.precision is Precision.FP16:
+            other = ", or start a new run in fp32 or bf16"
+        return TrainingError(
+            f"Expected {fault} (step {self.step}). {self._on_disk()} Go on with a lower learning rate{other}."
+        )
+
+    def _on_disk(self) -> str:
+        if self._saved_step is None:
+            return "Nothing of this run is on disk yet."
+        text = f"The last good state, of step {self._saved_step}, is in {self.folder}"
+        if self._out_step == self._saved_step:
+            return f"{text}, and its weights are in {self.out}."
+        return f"{text}; resuming writes its weights to {self.out}."
 
     def _restore(self, state: State) -> None:
         self.step, self.skipped = state.step, state.skipped
+        self._saved_step = state.step
         self._set_weights(unpack("weights", state.tensors))
         self.average = {n: t.to(self.average[n], copy=True) for n, t in unpack("average", state.tensors).items()}
         restore_optimizer(self.optimizer, unpack("optimizer", state.tensors), self.parameters)
@@ -440,31 +631,6 @@ class Training:
         self.scaler.load_state_dict(state.scaler)
         self.history = {name: column.tolist() for name, column in unpack("history", state.tensors).items()}
         logger.info("Going on at step %d.", self.step)
-
-
-class _Prefetched:
-    """Batches made by a thread while the one before is trained on."""
-
-    def __init__(self, samples: Samples, numbers: Iterator[tuple[int, int]]):
-        self._samples, self._numbers = samples, numbers
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._next: Future[Batch] | None = None
-
-    def __enter__(self) -> _Prefetched:
-        self._next = self._start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __next__(self) -> Batch:
-        assert self._next is not None
-        batch = self._next.result()
-        self._next = self._start()
-        return batch
-
-    def _start(self) -> Future[Batch]:
-        return self._pool.submit(self._samples.batch, *next(self._numbers))
 
 
 def learning_rate(recipe: Recipe, step: int, *, pictures: int) -> float:
@@ -482,48 +648,9 @@ def learning_rate(recipe: Recipe, step: int, *, pictures: int) -> float:
     return last + (full - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _started(
-    vae: AsymmetricAutoencoder,
-    config: AutoencoderConfig,
-    recipe: Recipe,
-    samples: Samples,
-    seed: int,
-    *,
-    weights_follow: bool,
-) -> AsymmetricAutoencoder:
-    """The network before its first step, float32 on the CPU."""
-    if recipe.start is Start.SCRATCH:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            started = AsymmetricAutoencoder(config).float()
-            frozen = {k: v for k, v in vae.state_dict().items() if not k.startswith("decoder.")}
-            started.load_state_dict(frozen, strict=False)
-            if recipe.copying:
-                start_with_copying(started)
-        return started
-    started = grow(vae, config, seed=seed)
-    if recipe.copying:
-        check_copying(started)
-    exact = all(new % old == 0 for new, old in zip(config.decoder_channels, vae.config.decoder_channels, strict=True))
-    if not exact and not weights_follow:
-        pictures = samples.batch(0, MATCHED_PICTURES).image
-        reference = grow(vae, vae.config, seed=seed)  # a float32 copy on the CPU
-        match_norms(started, reference, reference.encode(pictures))
-    return started
-
-
-def _plain(config: AutoencoderConfig) -> dict[str, Any]:
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
     """As it comes back from JSON."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def _digest(vae: AsymmetricAutoencoder) -> str:
-    """Tells apart what stays frozen: a decoder goes on with the encoder that it was trained for, and no other."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vae.state_dict().items()):
-        if not name.startswith("decoder."):
-            digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return json.loads(json.dumps(value))
 
 
 def _moved(batch: Batch, device: torch.device, channels_last: bool) -> Batch:
@@ -536,8 +663,21 @@ def _moved(batch: Batch, device: torch.device, channels_last: bool) -> Batch:
     return dataclasses.replace(batch, **tensors)
 
 
-def _dtype(recipe: Recipe) -> torch.dtype:
-    return torch.float16 if recipe.precision is Precision.FP16 else torch.bfloat16
+def _autocast(device: torch.device, recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
+    """
+    Raises:
+        ValueError: half precision on a device that has no autocast, as DirectML.
+    """
+    if recipe.precision is Precision.FP32:
+        return contextlib.nullcontext()
+    dtype = torch.float16 if recipe.precision is Precision.FP16 else torch.bfloat16
+    try:
+        return torch.autocast(device.type, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"Expected a device with autocast for precision {recipe.precision.value}, but {device} has none. Train in "
+            "fp32."
+        ) from error
 
 
 def _without_sync(module: nn.Module | None, quiet: bool) -> contextlib.AbstractContextManager[Any]:

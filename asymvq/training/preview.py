@@ -26,6 +26,7 @@ class Preview:
     def __init__(self, training: Training):
         self._training = training
         side = training.recipe.crop
+        assert training.samples is not None
         self._image = training.samples.preview(training.seed)[None]
         rng = np.random.default_rng([training.seed, 3])
         mask = random_thick_mask(side, side, rng)

@@ -7,6 +7,7 @@ What is random in a step is drawn from the seed and the step's number, so that n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..checkpoint.writing import remove_leftovers, replacing
+from ..outputs import remove_leftovers, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +53,19 @@ def state_folder(out: Path) -> Path:
 def write_state(folder: Path, state: State) -> Path:
     """Writes a state and removes all but the last two; those are removed only after it is on disk."""
     folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    text = json.dumps(
+        {"step": state.step, "settings": state.settings, "skipped": state.skipped, "scaler": state.scaler}
+    )
     header = {
         "format": "pt",
         "asymvq.training.format": str(FORMAT_VERSION),
-        "asymvq.training.state": json.dumps(
-            {"step": state.step, "settings": state.settings, "skipped": state.skipped, "scaler": state.scaler}
-        ),
+        "asymvq.training.state": text,
+        "asymvq.training.checksum": _checksum(text, tensors),
     }
     path = folder / f"step-{state.step:08}.safetensors"
     with replacing(path) as temporary:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}, temporary, header
-        )
+        save_file(tensors, temporary, header)
     for old in _files(folder)[:-KEPT]:
         old.unlink()
     remove_leftovers(folder)
@@ -73,7 +75,7 @@ def write_state(folder: Path, state: State) -> Path:
 def read_state(folder: Path) -> State | None:
     """The last state that can be read; None where there is none.
 
-    A damaged file (a full disk, a failing one) is named in the log, and the one before it is taken.
+    A damaged file (a full disk, a failing one, flipped bits) is named in the log, and the one before it is taken.
 
     Raises:
         ValueError: files, but none that can be read.
@@ -86,13 +88,38 @@ def read_state(folder: Path) -> State | None:
                 data = json.loads(header["asymvq.training.state"])
                 if header["asymvq.training.format"] != str(FORMAT_VERSION):
                     raise ValueError(f"format version {header['asymvq.training.format']}")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # copied: what stays mapped from a file ends the process when that is cut short
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            # states of earlier versions have no checksum, and no name of their run either
+            expected = header.get("asymvq.training.checksum")
+            old = expected is None and "run" not in data["settings"]
+            if not old and expected != _checksum(header["asymvq.training.state"], tensors):
+                raise ValueError("its content is not what was written")
             return State(data["step"], tensors, data["settings"], data["skipped"], data["scaler"])
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             logger.warning("Skipped the training state %s, which cannot be read: %s", path, error)
     if files:
         raise ValueError(f"Expected a training state in {folder}, but none of its {len(files)} files can be read.")
     return None
+
+
+def remove_states(folder: Path) -> None:
+    """All of a run's."""
+    for path in _files(folder):
+        path.unlink()
+
+
+def newest_step(folder: Path) -> int | None:
+    """Of the last state file, whether it can be read or not."""
+    return max((int(path.stem.removeprefix("step-")) for path in _files(folder)), default=None)
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

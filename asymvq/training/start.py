@@ -1,0 +1,77 @@
+"""The network before its first step, and what tells two of them apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+
+from ..autoencoder import AsymmetricAutoencoder
+from ..config import AutoencoderConfig
+from ..grow import grow, match_norms
+from .copying import check_copying, start_with_copying
+from .data import Samples
+from .recipe import Recipe, Start
+
+MATCHED_PICTURES = 8
+
+
+def needs_pictures(vae: AsymmetricAutoencoder, config: AutoencoderConfig, recipe: Recipe) -> bool:
+    """Whether the start alone needs pictures: a fractional width shifts the norms, which are matched on some."""
+    if recipe.start is Start.SCRATCH:
+        return False
+    widths = zip(config.decoder_channels, vae.config.decoder_channels, strict=True)
+    return any(new % old for new, old in widths)
+
+
+def started(
+    vae: AsymmetricAutoencoder,
+    config: AutoencoderConfig,
+    recipe: Recipe,
+    samples: Samples | None,
+    seed: int,
+    *,
+    weights_follow: bool = False,
+) -> AsymmetricAutoencoder:
+    """The network before its first step, float32 on the CPU.
+
+    Args:
+        samples: to match norms on, where `needs_pictures` says so.
+        weights_follow: all weights will be replaced, so that no norms need be matched.
+    """
+    if recipe.start is Start.SCRATCH:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = AsymmetricAutoencoder(config).float()
+            frozen = {k: v for k, v in vae.state_dict().items() if not k.startswith("decoder.")}
+            fresh.load_state_dict(frozen, strict=False)
+            if recipe.copying:
+                start_with_copying(fresh)
+        return fresh
+    grown = grow(vae, config, seed=seed)
+    if recipe.copying:
+        check_copying(grown)
+    if needs_pictures(vae, config, recipe) and not weights_follow:
+        assert samples is not None
+        reference = grow(vae, vae.config, seed=seed)  # a float32 copy on the CPU
+        match_norms(grown, reference, reference.encode(samples.batch(0, MATCHED_PICTURES).image))
+    return grown
+
+
+def frozen_digest(vae: AsymmetricAutoencoder) -> str:
+    """A decoder goes on with the encoder that it was trained for, and no other."""
+    return _digest(vae, lambda name: not name.startswith("decoder."))
+
+
+def decoder_digest(vae: AsymmetricAutoencoder) -> str:
+    """Of what a decoder is grown from."""
+    return _digest(vae, lambda name: name.startswith("decoder."))
+
+
+def _digest(vae: AsymmetricAutoencoder, chosen: Callable[[str], bool]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.state_dict().items()):
+        if chosen(name):
+            digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
