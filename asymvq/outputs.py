@@ -35,6 +35,10 @@ _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _TRIES = 10
 
 
+class ExistsError(ValueError):
+    """A file would be overwritten."""
+
+
 class LockedError(ValueError):
     """Another process, or another run of this one, is writing here."""
 
@@ -98,7 +102,8 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path | None] =
         inputs: files that are read; they are never replaced, whatever the paths that lead to them.
 
     Raises:
-        ValueError: the file exists, is one of the inputs, or cannot have this name.
+        ExistsError: the file exists.
+        ValueError: it is one of the inputs, or no file can have this name.
         OSError: nothing can be written there.
     """
     check_name(path.name, portable=os.name == "nt")
@@ -108,7 +113,7 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path | None] =
     if path.is_dir():
         raise ValueError(f"Expected a file to write, but {path} is a folder. Choose another name.")
     if not overwrite and path.exists():
-        raise ValueError(f"Expected a new file, but {path} exists. Choose another name, or overwrite it (--overwrite).")
+        raise ExistsError(f"Expected a new file, but {path} exists. Choose another name, or move that file away.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_folder(path):  # a folder that is read-only, or on a full disk, says so now
         pass

@@ -19,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = "demo (bundled)"
 NO_BASE = "none"
-SMALL_VAE = 20_000_000
-"""Parameters. Below, half precision saves nothing worth the colours that it costs."""
 DEMO_FILE = Path(__file__).parent.parent / "asymvq" / "assets" / "demo.safetensors"
 
 
@@ -32,7 +30,7 @@ class Precision(str, Enum):
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """None for AUTO: the host's choice."""
+        """None for AUTO: see `AsymmetricVAE`."""
         return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(self.value)
 
 
@@ -91,16 +89,9 @@ class AsymVQLoader(io.ComfyNode):
             checkpoint = with_encoder(checkpoint, read(vae_path(base_vae)))
         elif base_vae != NO_BASE:
             logger.info("%s has an encoder of its own: base_vae %s is not used.", vae_name, base_vae)
-        precision = Precision(dtype)
-        if precision is Precision.AUTO and count_parameters(checkpoint) < SMALL_VAE:
-            precision = Precision.FP32
-        vae = AsymmetricVAE(checkpoint, dtype=precision.dtype)
+        vae = AsymmetricVAE(checkpoint, dtype=Precision(dtype).dtype)
         logger.info("%s: %s, computed in %s.", vae_name, describe(checkpoint), vae.vae_dtype)
         return io.NodeOutput(vae)
-
-
-def count_parameters(checkpoint: Checkpoint) -> int:
-    return sum(tensor.numel() for tensor in checkpoint.state_dict.values())
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..asymvq.checkpoint import save
 from .load import Precision
+from .places import place_below_output
 from .vae import AsymmetricVAE
 
 
@@ -82,14 +83,15 @@ class AsymVQSave(io.ComfyNode):
             raise ValueError(
                 "Expected a VAE from Load Asymmetric VQGAN, but got one from a stock loader. Save it with VAE Save."
             )
-        if "\0" in filename_prefix:
-            raise ValueError(f"Expected a file name, but got {filename_prefix!r}. Leave out the null character.")
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
+        place = place_below_output(filename_prefix)
         said = None if Latents(latents) is Latents.AS_LOADED else Latents(latents).value
-        model, precision = vae.first_stage_model, Precision(dtype).dtype
-        save(model, path, layout=SaveLayout(layout).value, dtype=precision, latents=said)
-        text = f"{subfolder}/{path.name}" if subfolder else path.name
+        options: dict[str, Any] = {
+            "layout": SaveLayout(layout).value, "dtype": Precision(dtype).dtype, "latents": said, "overwrite": False,
+        }  # fmt: skip
+        for number in itertools.count(place.counter):
+            path = place.folder / f"{place.name}_{number:05}_.safetensors"
+            with contextlib.suppress(FileExistsError):  # of another server on this folder
+                save(vae.first_stage_model, path, **options)
+                break
+        text = f"{place.subfolder}/{path.name}" if place.subfolder else path.name
         return io.NodeOutput(str(path), ui=ui.PreviewText(text))

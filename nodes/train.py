@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import logging
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,12 @@ from torch import Tensor
 from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import CheckpointError, build, from_tensors, read
 from ..asymvq.grow import grown_config
+from ..asymvq.outputs import check_below
 from ..asymvq.training import recipe as recipes
 from ..asymvq.training.data import SUFFIXES, Pictures
 from ..asymvq.training.loop import Report, Training
 from ..asymvq.training.preview import Preview
+from .places import place_below_output
 from .tensors import image_tensor
 from .vae import AsymmetricVAE
 
@@ -38,6 +43,8 @@ STATES = Path("asymvq_training")
 """Folder of unfinished runs, below the output folder. Not in its vae folder, whose files appear in loaders."""
 PICTURE_SECONDS = 5.0
 """Between two live pictures."""
+STOP_SECONDS = 600.0
+"""How long a server that is being stopped waits for a training to save."""
 
 
 class Precision(str, Enum):
@@ -101,7 +108,8 @@ class AsymVQTrain(io.ComfyNode):
             category="model/training",
             description=(
                 "Trains a decoder for a VAE that is shown the pixels to keep. The encoder stays as it is, so that the "
-                "decoder fits every model that uses this VAE. Interrupting saves; queueing again goes on."
+                "decoder fits every model that uses this VAE. Interrupting saves, as does stopping the server; "
+                "queueing again goes on."
             ),
             search_aliases=["train vae", "asymmetric vae", "vqgan", "finetune decoder", "keep unmasked"],
             is_output_node=True,
@@ -137,7 +145,13 @@ class AsymVQTrain(io.ComfyNode):
                     ],
                     tooltip="Size of the decoder against the VAE's own; larger is better and slower.",
                 ),
-                io.Int.Input("steps", default=recipes.Recipe.steps, min=1, max=10_000_000, tooltip="Of the whole run."),
+                io.Int.Input(
+                    "steps",
+                    default=recipes.Recipe.steps,
+                    min=1,
+                    max=10_000_000,
+                    tooltip="Of the whole run. More than a finished run made: it goes on.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -149,12 +163,18 @@ class AsymVQTrain(io.ComfyNode):
                 io.String.Input(
                     "save_name",
                     default="asymmetric",
-                    tooltip="Written to output/vae as it goes, where the VAE loaders find it.",
+                    tooltip=(
+                        "Written to output/vae as it goes, where the VAE loaders find it. A file that is not this "
+                        "run's is never overwritten."
+                    ),
                 ),
                 io.Boolean.Input(
                     "resume",
                     default=True,
-                    tooltip="Go on with the unfinished run of this name. Off: a new run under a new, numbered name.",
+                    tooltip=(
+                        "Go on with the run of this name; what differs from its settings is shown here. A finished run "
+                        "needs more steps, or another name. Off: a new run under a new, numbered name."
+                    ),
                 ),
                 io.DynamicCombo.Input(
                     "recipe",
@@ -202,7 +222,8 @@ class AsymVQTrain(io.ComfyNode):
                 base, grown_config(base.config, _preset({k: _first(v) for k, v in preset.items()})), pictures, settings,
                 out=out, folder=states, seed=_first(seed), resume=True, device=device,
             )  # fmt: skip
-            _run(training, str(cls.hidden.unique_id))
+            with contextlib.closing(training), _saved_when_the_server_stops(training):
+                _run(training, str(cls.hidden.unique_id))
             losses = {"loss": training.history.get("loss", [])}
         # no preview in `ui`: Nodes 2.0 would draw it below the live one, which stays
         return io.NodeOutput(AsymmetricVAE(read(out)), losses, str(out))
@@ -229,19 +250,17 @@ def _preset(values: dict[str, Any]) -> str:
 
 def _places(save_name: str, *, resume: bool) -> tuple[Path, Path]:
     """The file to write and the folder of the run's state."""
-    output = Path(folder_paths.get_output_directory())
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(f"vae/{save_name}", str(output))
-    if not name:
-        raise ValueError("Expected a name to save under, but got an empty one.")
+    check_below(save_name)
+    place = place_below_output(f"vae/{save_name}")
+    states_of = Path(folder_paths.get_output_directory()) / STATES / place.subfolder
 
     def places(name: str) -> tuple[Path, Path]:
-        return Path(folder) / f"{name}.safetensors", output / STATES / subfolder / name
+        return place.folder / f"{name}.safetensors", states_of / name
 
-    out, states = places(name)
-    if resume or not (out.exists() or states.exists()):
-        return out, states
-    while out.exists() or states.exists():
-        out, states = places(f"{name}_{counter:05}")
+    out, states = places(place.name)
+    counter = place.counter
+    while not resume and (out.exists() or states.exists()):
+        out, states = places(f"{place.name}_{counter:05}")
         counter += 1
     return out, states
 
@@ -294,19 +313,78 @@ def _training_mode() -> Iterator[None]:
         model_management.soft_empty_cache()
 
 
+@contextlib.contextmanager
+def _saved_when_the_server_stops(training: Training) -> Iterator[None]:
+    """The server's end waits for a step and a save: nodes run in a thread that would end with it, wherever it is."""
+    saved = threading.Event()
+
+    def wait() -> None:
+        training.stop()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C does not break the save
+        logger.warning("The training is saved before the server stops.")
+        saved.wait(STOP_SECONDS)
+
+    atexit.register(wait)
+    try:
+        with _signals_delayed(training.stop):
+            yield
+    finally:
+        saved.set()
+        atexit.unregister(wait)
+
+
+@contextlib.contextmanager
+def _signals_delayed(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGHUP, which would end the process at once, call `stop`, and take effect after the block."""
+    loop = getattr(getattr(PromptServer, "instance", None), "loop", None)
+    if loop is None or not loop.is_running():
+        yield
+        return
+    previous: dict[int, Any] = {}
+    arrived: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        arrived.append(number)
+        stop()
+
+    def install() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                previous[number] = signal.signal(number, handle)
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
+
+    # only the main thread, where the server's loop runs, may change handlers
+    loop.call_soon_threadsafe(install)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the server
+            loop.call_soon_threadsafe(restore)
+
+
 def _run(training: Training, node: str) -> None:
     """Trains to the end, with progress and a picture on the node."""
     preview = Preview(training)
     bar = comfy.utils.ProgressBar(training.recipe.steps)
     drawn = -PICTURE_SECONDS
+    _say("\n".join(training.notes), node)
     with contextlib.closing(iter(training)) as reports:
         for report in reports:
             live = None
             if time.monotonic() - drawn >= PICTURE_SECONDS:
                 live, drawn = _live(preview), time.monotonic()
             bar.update_absolute(report.step, report.steps, live)
-            _say(_text(report), node)
+            _say("\n".join([_text(report), *training.notes]), node)
             model_management.throw_exception_if_processing_interrupted()
+    if training.step < training.recipe.steps:
+        raise model_management.InterruptProcessingException  # stopped with the server
     bar.update_absolute(training.recipe.steps, training.recipe.steps, _live(preview))
 
 

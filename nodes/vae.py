@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 SMALLEST_TILE = 128
 """Pixels. What does not fit in memory in tiles of this size does not fit at all."""
 
+SMALL_VAE = 20_000_000
+"""Parameters. Below, half precision saves nothing worth the colours that it costs."""
+
 _STAND_IN = {
     "embed_dim": 4,
     "ddconfig": {
@@ -53,10 +56,12 @@ class AsymmetricVAE(comfy.sd.VAE):
 
     Args:
         checkpoint: what `asymvq.checkpoint.read` returns.
-        dtype: what to compute in; None leaves it to the host.
+        dtype: what to compute in; None leaves it to the host, but for a small VAE, which computes in float32.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype | None = None):
+        if dtype is None and sum(tensor.numel() for tensor in checkpoint.state_dict.values()) < SMALL_VAE:
+            dtype = torch.float32
         super().__init__(sd=AutoencoderKL(**_STAND_IN).state_dict(), config={"params": _STAND_IN}, dtype=dtype)
         config = checkpoint.config
         self.latent_channels = config.latent_channels

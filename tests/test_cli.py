@@ -342,10 +342,14 @@ def test_demo_with_own_files(vae_file: Path, picture_file: Path, mask_file: Path
     report = json.loads((out / "demo.json").read_text())
     assert (report["width"], report["height"], report["latent_shape"]) == (96, 72, [1, 4, 9, 12])
     shares = []
-    for seed in ("1", "1", "2"):  # a random mask
+    for number, seed in ((2, "1"), (3, "1"), (4, "2")):  # a random mask; earlier results stay
         assert main([*own, "--seed", seed, "--out", str(out)]) == 0
-        shares.append(json.loads((out / "demo.json").read_text())["edited_share"])
+        assert (out / f"demo_{number:05}.png").exists()
+        shares.append(json.loads((out / f"demo_{number:05}.json").read_text())["edited_share"])
     assert shares[0] == shares[1] != shares[2]
+    assert json.loads((out / "demo.json").read_text()) == report
+    assert main([*own, "--overwrite", "--out", str(out)]) == 0
+    assert json.loads((out / "demo.json").read_text()) != report
 
 
 def test_demo_refuses_a_mask_of_another_size(

@@ -157,7 +157,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vaes) -> Path:
 
 def run(folder: Path, out: Path, *options: object, images: str = "pictures/one.png") -> dict:
     vaes = [part for name in ("stock", "asym") for part in ("--vae", folder / f"{name}.safetensors")]
-    argv = ["evaluate", *vaes, "--images", folder / images, "--out", out, *options]
+    argv = ["evaluate", *vaes, "--images", folder / images, "--out", out, "--overwrite", *options]
     assert main([str(argument) for argument in argv]) == 0
     return json.loads((out / "report.json").read_text("utf-8"))
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..outputs import ExistsError
+
 PROG = "python -m asymvq"
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -29,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         importlib.import_module(f".{args.command}", __package__).run(args)
+    except ExistsError as error:
+        print(f"asymvq: error: {_one_line(error)} To overwrite it, add --overwrite.", file=sys.stderr)
+        return BAD_INPUT
     except (ValueError, OSError) as error:
         print(f"asymvq: error: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT

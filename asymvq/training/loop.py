@@ -25,7 +25,7 @@ from ..checkpoint import Checkpoint, Layout, build, save
 from ..config import AutoencoderConfig
 from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
-from ..outputs import Lock, check_output, remove_leftovers
+from ..outputs import ExistsError, Lock, check_output, remove_leftovers
 from .copying import copied_modules, hold_to_code
 from .data import Batch, Pictures, Samples
 from .distributed import Processes
@@ -119,8 +119,9 @@ class Training:
         notes: what the user should know of how the run goes on, in sentences.
 
     Raises:
-        ValueError: a VAE without an encoder, a state that does not fit or would be overwritten, a finished run that is
+        ValueError: a VAE without an encoder, a state that does not fit, a finished run that is
             asked for something else, a name that no file can have, or a recipe that asks for what is not there.
+        ExistsError: an earlier run, or a file that is not the run's, would be overwritten.
         LockedError: another process trains into the same files.
     """
 
@@ -220,7 +221,7 @@ class Training:
         state = None if overwrite and not resume else read_state(self.folder)
         self._replaces = overwrite and not resume
         if state is not None and not resume:
-            raise ValueError(
+            raise ExistsError(
                 f"Expected no earlier run, but {self.folder} holds one at step {state.step}. Resume it, choose another "
                 "name, or remove that folder."
             )
@@ -250,15 +251,15 @@ class Training:
     def _check_out(self, run: str | None, *, has_run: bool, free: bool) -> None:
         """
         Raises:
-            ValueError: `out` is a file of somebody else.
+            ExistsError: `out` is a file of somebody else.
         """
         if free or not self.processes.first or not self.out.exists():
             return
         summary = read_summary(self.out)
         if not has_run or summary is None or summary.get("run") != run:
-            raise ValueError(
+            raise ExistsError(
                 f"Expected a new file or that of the run in {self.folder}, but {self.out} is another. Choose another "
-                "name, move that file away, or overwrite it (--overwrite)."
+                "name, or move that file away."
             )
 
     def _make_trainable(self) -> None:

@@ -26,7 +26,7 @@ def check_same_run(state: State, settings: Mapping[str, Any], folder: Path) -> N
         ValueError: the run in `folder` cannot go on with these settings, whatever its step.
     """
     old = state.settings
-    if old["config"] != settings["config"]:
+    if _network(old["config"]) != _network(settings["config"]):
         raise ValueError(
             f"Expected a run of the same network, but {folder} holds one of {old['config']}, and {settings['config']} "
             "is asked for. Use the same preset and VAE, or another name."
@@ -43,6 +43,11 @@ def check_same_run(state: State, settings: Mapping[str, Any], folder: Path) -> N
                 f"Expected {name} {before}, as the run in {folder} was started with, but got {now}. Use that, or "
                 "another name for a new run."
             )
+
+
+def _network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what pipelines do to the latents, which earlier versions did not know."""
+    return {name: value for name, value in config.items() if name != "latents"}
 
 
 def differences(state: State, settings: Mapping[str, Any]) -> list[str]:

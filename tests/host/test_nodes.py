@@ -99,10 +99,9 @@ class TestLoader:
 
         # as on a GPU, where the host computes VAEs in bfloat16
         monkeypatch.setattr(comfy.model_management, "vae_dtype", lambda *_: torch.bfloat16)
-        loader = host.pack("nodes.load")
         assert run(host, "AsymVQLoader", vae_name="tiny.safetensors").vae_dtype == torch.float32
         assert run(host, "AsymVQLoader", vae_name="tiny.safetensors", dtype="bf16").vae_dtype == torch.bfloat16
-        monkeypatch.setattr(loader, "SMALL_VAE", 1)
+        monkeypatch.setattr(host.pack("nodes.vae"), "SMALL_VAE", 1)
         assert run(host, "AsymVQLoader", vae_name="tiny.safetensors").vae_dtype == torch.bfloat16
 
     def test_a_file_written_anew_is_loaded_anew(self, host, reference):
