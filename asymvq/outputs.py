@@ -169,8 +169,8 @@ def remove_leftovers(folder: Path) -> None:
                     shutil.rmtree(leftover, ignore_errors=True)
         finally:
             os.close(handle)
-        if os.name == "nt" and [path.name for path in leftover.glob("*")] == [LOCK]:
-            shutil.rmtree(leftover, ignore_errors=True)  # an open file cannot be removed there
+        if os.name == "nt":
+            _remove_unlocked(leftover)
 
 
 class Lock:
@@ -266,6 +266,12 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
         return
     raise OSError(errno.EAGAIN, "others keep removing what is written beside it", str(path))
+
+
+def _remove_unlocked(leftover: Path) -> None:
+    """What is left of it on Windows, where an open file cannot be removed."""
+    if [path.name for path in leftover.glob("*")] == [LOCK]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _shown(name: str) -> str:

@@ -41,6 +41,12 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
             f"Expected 4 channels a group at the finest level, but got {channels} channels in "
             f"{config.norm_groups} groups."
         )
+    with decoder.conv_out.weight.device:
+        _write_code(vae, offset)
+
+
+def _write_code(vae: AsymmetricAutoencoder, offset: float) -> None:
+    config, decoder = vae.config, vae.decoder
     count = 4 * config.image_channels
     offsets = offset * torch.tensor(OFFSET_SIGNS).repeat(config.image_channels)
     _write_generated_code(_finest_blocks(vae), count, offsets)
@@ -94,6 +100,11 @@ def check_copying(vae: AsymmetricAutoencoder, *, tolerance: float = 1e-4) -> Non
 @torch.no_grad()
 def hold_to_code(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> None:
     """Projects what the finest level writes onto the code, in place: training may choose x, and nothing else."""
+    with vae.decoder.conv_out.weight.device:  # whose all new tensors are
+        _project_on_code(vae, offset)
+
+
+def _project_on_code(vae: AsymmetricAutoencoder, offset: float) -> None:
     count = 4 * vae.config.image_channels
     offsets = offset * torch.tensor(OFFSET_SIGNS).repeat(vae.config.image_channels)
     blocks = _finest_blocks(vae)

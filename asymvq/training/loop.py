@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import Checkpoint, Layout, build, save
@@ -460,7 +461,7 @@ class Training:
     def _update_average(self) -> None:
         decay = min(self.recipe.average, (self.step + 1) / (self.step + 10))
         averages = [self.average[name] for name in self.parameters.values()]
-        torch._foreach_lerp_(averages, list(self.parameters), 1 - decay)
+        get_ema_multi_avg_fn(decay)(averages, list(self.parameters), self.step)
 
     def _means(self, logs: list[dict[str, Tensor]]) -> dict[str, float]:
         names = list(logs[0])
@@ -577,9 +578,9 @@ class Training:
         """Mean error of the decoded picture in values of [-1, 1]; NaN or infinite where it cannot be decoded."""
         image, mask, latent = probe
         with _autocast(self.device, self.recipe):
-            current = self.vae.decode(latent, image=image, mask=mask)
+            current = self.vae.decoder(self._post_quant(latent), image=image, mask=mask)
         with self.averaged() as vae:
-            averaged = vae.decode(latent, image=image, mask=mask)
+            averaged = vae.decoder(self._post_quant(latent), image=image, mask=mask)
         return max((picture.float() - image).abs().mean().item() for picture in (current, averaged))
 
     def _fault(self, tensors: Mapping[str, Tensor]) -> str | None:
