@@ -150,7 +150,7 @@ class AsymVQTrain(io.ComfyNode):
                     default=recipes.Recipe.steps,
                     min=1,
                     max=10_000_000,
-                    tooltip="Of the whole run. More than a finished run made: it goes on.",
+                    tooltip="Of the whole run. A finished run goes on if this is more than it has made.",
                 ),
                 io.Int.Input(
                     "seed",

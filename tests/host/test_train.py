@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,16 +125,71 @@ def test_the_host_is_as_before_also_after_an_error(host, train, vae):
     stock(host, "VAEEncode", vae=vae, pixels=torch.rand(1, 32, 32, 3))
 
 
+def test_a_finished_run_says_what_differs_and_is_written_again_where_it_was_moved(host, train, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(host.pack("nodes.train"), "_say", lambda text, node: said.append(text))
+    trained, _, path = train(steps=3, name="finished")
+    for change, message in (({"seed": [1]}, "seed 0 → 1"), ({"recipe": {**SETTINGS, "ssim": [0.5]}}, "ssim")):
+        with pytest.raises(ValueError, match=f"these differ: {message}.*Ask for more steps"):
+            train(steps=3, name="finished", **change)
+    Path(path).unlink()
+    again, losses, _ = train(steps=3, name="finished")
+    assert "nothing was left to train" in said[-1]
+    assert len(losses["loss"]) == 3
+    for name, tensor in trained.get_sd().items():
+        assert torch.equal(tensor, again.get_sd()[name])
+    train(steps=4, name="finished", seed=[1])
+    assert "step 4 of 4" in said[-1]
+    assert "seed 0 → 1" in said[-1]
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(host, train):
+    path = host.base / "output" / "vae" / "theirs.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"theirs")
+    with pytest.raises(ValueError, match="Choose another name"):
+        train(steps=1, name="theirs")
+    *_, written = train(steps=1, name="theirs", resume=False)
+    assert written != str(path)
+    assert path.read_bytes() == b"theirs"
+    path.unlink()
+
+
+def test_train_and_load_compute_small_vaes_in_the_same_precision(host, train, monkeypatch):
+    import comfy.model_management
+
+    # as on a GPU, where the host computes VAEs in bfloat16
+    monkeypatch.setattr(comfy.model_management, "vae_dtype", lambda *_: torch.bfloat16)
+    trained, _, _ = train(steps=1, name="small")
+    assert trained.vae_dtype == run(host, "AsymVQLoader", vae_name="small.safetensors").vae_dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"folder": [".."]}, "Expected a folder inside"),
         ({"name": "../../elsewhere"}, "outside the output folder"),
+        ({"name": ""}, "Expected a file name"),
+        ({"name": "sub/"}, "Expected a file name"),
+        ({"name": "x" * 250}, "at most 249 bytes"),
+        ({"name": "a\ud800"}, "half of one"),
+        ({"name": "con"}, "Windows reserves"),
         ({"vae": [object()]}, "Expected a picture VAE"),
         ({"recipe": {**SETTINGS, "crop": [64]}}, "at least 64 pixels"),
         ({"recipe": {**SETTINGS, "crop": [34]}}, "multiple of 4"),
     ],
-    ids=["folder", "name", "vae", "small pictures", "crop"],
+    ids=[
+        "folder",
+        "name",
+        "empty name",
+        "folder for a name",
+        "long name",
+        "half a character",
+        "reserved name",
+        "vae",
+        "small pictures",
+        "crop",
+    ],
 )
 def test_mistakes_are_explained(train, change, message):
     with pytest.raises(Exception, match=message):
