@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from asymvq.masks import MASK_FLOOR, random_thick_mask
+from asymvq.pictures import open_picture
 
 SIZE, MASKS = (384, 512), 7
 LEVELS, DISTANCES = (0, 2, 4, 8, 16, 32), (0, 4, 8, 12, 16)
@@ -40,7 +41,8 @@ def noise(mask: np.ndarray, kind: str, quality: int) -> tuple[list[float], list[
     """Of the black pixels of (H, W) uint8: the shares above `LEVELS`, and the largest one beyond `DISTANCES`."""
     file = io.BytesIO()
     Image.fromarray(mask).save(file, kind, quality=quality)
-    read = np.asarray(Image.open(file).convert("L"))
+    with open_picture(file) as picture:
+        read = np.asarray(picture.convert("L"))
     far = distance_transform_edt(mask == 0)
     shares = [float((read[mask == 0] > level).mean()) for level in LEVELS]
     return shares, [int(read[far > distance].max(initial=0)) for distance in DISTANCES]

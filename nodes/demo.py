@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from comfy_api.latest import io
-from PIL import Image
 from torch import Tensor
+
+from ..asymvq.pictures import open_picture
 
 ASSETS = Path(__file__).parent.parent / "asymvq" / "assets"
 
@@ -40,5 +41,5 @@ class AsymVQDemoPictures(io.ComfyNode):
 
 def _read(name: str, mode: str) -> Tensor:
     """(1, H, W, 3) for "RGB" and (1, H, W) for "L", in [0, 1]."""
-    with Image.open(ASSETS / name) as picture:
+    with open_picture(ASSETS / name) as picture:
         return torch.from_numpy(np.asarray(picture.convert(mode), dtype=np.float32) / 255.0)[None]

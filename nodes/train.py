@@ -27,8 +27,9 @@ from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import CheckpointError, build, from_tensors, read
 from ..asymvq.grow import grown_config
 from ..asymvq.outputs import check_below
+from ..asymvq.pictures.folders import pictures_in
 from ..asymvq.training import recipe as recipes
-from ..asymvq.training.data import SUFFIXES, Pictures
+from ..asymvq.training.data import Pictures
 from ..asymvq.training.loop import Report, Training
 from ..asymvq.training.preview import Preview
 from .places import place_below_output
@@ -196,8 +197,8 @@ class AsymVQTrain(io.ComfyNode):
     def fingerprint_inputs(cls, folder: Any = NO_FOLDER, **_: Any) -> str:
         """A folder whose files changed is trained on again."""
         path = _input_folder(_first(folder))
-        files = [] if path is None else sorted(path.rglob("*"))
-        return str([(str(f), f.stat().st_mtime) for f in files if f.suffix.lower() in SUFFIXES])
+        files = [] if path is None else pictures_in(path)
+        return str([(str(f), f.stat().st_mtime) for f in files if f.exists()])
 
     @classmethod
     def execute(

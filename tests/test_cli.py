@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from safetensors.torch import load_file, save_file
 
 from asymvq.autoencoder import AsymmetricAutoencoder
@@ -296,7 +296,8 @@ def test_masks_of_all_kinds(tmp_path: Path):
     expected = torch.zeros(1, 1, 3, 4)
     expected[..., 2:] = 1
     white = Image.fromarray((expected[0, 0].numpy() * 255).astype(np.uint8))
-    transparent = Image.new("RGBA", (4, 3), (255, 255, 255, 255))
+    # of several colours: one of a single colour would be strokes on a transparent layer
+    transparent = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)).convert("RGBA")
     transparent.putalpha(white.point([255 - v for v in range(256)]))
     deep = Image.fromarray(expected[0, 0].numpy().astype(np.uint16) * 65535)
     opaque = white.convert("RGBA")
@@ -357,3 +358,51 @@ def test_demo_refuses_a_mask_of_another_size(
 ):
     assert "101×75" in fails(capsys, "demo", "--vae", vae_file, "--mask", mask_file, "--out", tmp_path)
     assert not (tmp_path / "demo.png").exists()
+
+
+def test_decode_keeps_what_the_file_has(vae_file: Path, mask_file: Path, tmp_path: Path):
+    """Alpha, colour profile, resolution: through the command itself."""
+    values = np.random.default_rng(0).integers(0, 256, (75, 101, 4), dtype=np.uint8)
+    source, latent, out = (tmp_path / name for name in ("sprite.png", "z.latent", "out.png"))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(values).save(source, icc_profile=profile, dpi=(300, 300))
+    assert main(["encode", "--vae", str(vae_file), "--image", str(source), "--out", str(latent)]) == 0
+    files = ["--vae", vae_file, "--latent", latent, "--image", source, "--mask", mask_file, "--out", out]
+    assert main(["decode", *map(str, files)]) == 0
+    kept = np.asarray(Image.open(mask_file)) == 0
+    with Image.open(out) as result:
+        assert result.info["icc_profile"] == profile
+        assert result.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+        decoded = np.asarray(result)
+    assert np.array_equal(decoded[kept], values[kept])
+    assert (decoded[~kept][:, 3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("latent", "message"),
+    [
+        (torch.zeros(1, 4, 3, 5, 7), "Latents of videos"),
+        (torch.zeros(4, 5, 7), "(batch, channels, height, width)"),
+        (torch.zeros(0, 4, 5, 7), "(batch, channels, height, width)"),
+        (torch.zeros(1, 4, 5, 7, dtype=torch.int64), "int64"),
+        (torch.zeros(1, 4, 5, 7).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (torch.full((1, 4, 5, 7), torch.nan), "NaN or infinity"),
+    ],
+)
+def test_latents_that_are_none_of_a_picture(
+    latent: torch.Tensor, message: str, vae_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "bad.safetensors"
+    save_file({"latent": latent}, path)
+    error = fails(capsys, "decode", "--vae", vae_file, "--latent", path, "--out", tmp_path / "x.png")
+    assert message in error
+    assert str(path) in error
+
+
+def test_latent_files_of_other_kinds(vae_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "bad.latent"
+    for content in (b"", b"\x80\x02}.", b"PK\x03\x04" + b"\0" * 40, b"\xff" * 64, b"GGUF" + b"\0" * 40):
+        path.write_bytes(content)
+        error = fails(capsys, "decode", "--vae", vae_file, "--latent", path, "--out", tmp_path / "x.png")
+        assert "Expected a latent (.latent or .safetensors)" in error
+        assert len(error) < 600

@@ -16,6 +16,7 @@ from PIL import Image
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.cli import main
+from asymvq.cli.evaluate import list_pictures
 from asymvq.cli.latents import write_latent
 from asymvq.cli.report import Measured, Report
 from asymvq.config import AutoencoderConfig
@@ -250,6 +251,14 @@ def test_bad_input(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error), error
+
+
+def test_hidden_files_are_left_out(folder: Path, tmp_path: Path):
+    """macOS leaves ._NAME.png beside NAME.png on disks of other systems: they hold no picture."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.png").write_bytes((folder / "pictures" / f"{name}.png").read_bytes())
+        (tmp_path / f"._{name}.png").write_bytes(b"\0\x05\x16\x07\0\2\0\0Mac OS X")
+    assert [path.name for path in list_pictures([tmp_path])] == ["one.png", "two.png"]
 
 
 def test_a_mask_of_another_size(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -24,7 +24,7 @@ from asymvq.cli.demo import edit
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import kept_error
 from asymvq.panel import Decoded, draw_panel
-from asymvq.pictures import read_mask, read_picture
+from asymvq.pictures import open_picture, read_mask, read_picture
 
 ROOT = Path(__file__).parents[1]
 ASSETS, PAGES = ROOT / "asymvq" / "assets", ROOT / "web" / "docs"
@@ -108,7 +108,8 @@ def nodes(url: str) -> dict[str, Image.Image]:
             page.wait_for_timeout(1500)  # its size is known once it is drawn
             box: list[float] = page.evaluate(MEASURE)
             clip: Any = dict(zip(("x", "y", "width", "height"), box, strict=True))
-            shots[name] = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+            with open_picture(io.BytesIO(page.screenshot(clip=clip))) as shot:
+                shots[name] = shot.convert("RGB")
         browser.close()
     return shots
 

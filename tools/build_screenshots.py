@@ -18,6 +18,8 @@ from typing import Any
 
 from PIL import Image
 
+from asymvq.pictures import open_picture
+
 ROOT = Path(__file__).parents[1]
 RUNNABLE = ("quickstart", "train_decoder")
 SCALE = 0.8
@@ -62,7 +64,8 @@ def shot(frontend: Any, name: str) -> Image.Image:
         "x": x + MARGIN - BORDER, "y": y + MARGIN - BORDER,
         "width": round(width * SCALE) + 2 * BORDER, "height": round(height * SCALE) + 2 * BORDER,
     }  # fmt: skip
-    return Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    with open_picture(io.BytesIO(page.screenshot(clip=clip))) as shot:
+        return shot.convert("RGB")
 
 
 def main() -> None:

@@ -15,10 +15,16 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch.nn.functional import interpolate, max_pool2d
 
 import asymvq
+from asymvq.pictures import open_picture
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "asymvq" / "assets"
 SIDE = 400
+
+
+def read(path: Path, mode: str) -> Image.Image:
+    with open_picture(path) as picture:
+        return picture.convert(mode)
 
 
 def square(picture: Image.Image, left: int) -> Image.Image:
@@ -28,7 +34,7 @@ def square(picture: Image.Image, left: int) -> Image.Image:
 
 def tensor(name: str, mode: str) -> torch.Tensor:
     """(1, C, H, W) in [0, 1]."""
-    array = np.asarray(Image.open(ASSETS / name).convert(mode), dtype=np.float32) / 255
+    array = np.asarray(read(ASSETS / name, mode), dtype=np.float32) / 255
     return torch.from_numpy(np.atleast_3d(array)).movedim(-1, 0)[None]
 
 
@@ -69,14 +75,14 @@ def painted(picture: Image.Image, mask: Image.Image, color: tuple[int, int, int]
 
 def inpainting() -> Image.Image:
     left = 110
-    mask = square(Image.open(ASSETS / "mask.png").convert("L"), left)
-    return painted(square(Image.open(ASSETS / "picture.png").convert("RGB"), left), mask, (214, 62, 140))
+    mask = square(read(ASSETS / "mask.png", "L"), left)
+    return painted(square(read(ASSETS / "picture.png", "RGB"), left), mask, (214, 62, 140))
 
 
 def inpainting_flux_fill() -> Image.Image:
     mask = Image.new("L", (SIDE, SIDE))
     ImageDraw.Draw(mask).ellipse((110, 215, 330, 345), fill=255)
-    return painted(square(Image.open(ASSETS / "example.png").convert("RGB"), 40), mask, (52, 150, 214))
+    return painted(square(read(ASSETS / "example.png", "RGB"), 40), mask, (52, 150, 214))
 
 
 def paint_by_example() -> Image.Image:
@@ -84,8 +90,8 @@ def paint_by_example() -> Image.Image:
     left = 110
     mask = Image.new("L", (SIDE, SIDE))
     ImageDraw.Draw(mask).rounded_rectangle((40, 70, 175, 330), 50, fill=255)
-    thumbnail = painted(square(Image.open(ASSETS / "picture.png").convert("RGB"), left), mask, (222, 130, 40))
-    example = square(Image.open(ASSETS / "example.png").convert("RGB"), 40).resize((150, 150), Image.Resampling.LANCZOS)
+    thumbnail = painted(square(read(ASSETS / "picture.png", "RGB"), left), mask, (222, 130, 40))
+    example = square(read(ASSETS / "example.png", "RGB"), 40).resize((150, 150), Image.Resampling.LANCZOS)
     box = (SIDE - 166, SIDE - 166, SIDE - 16, SIDE - 16)
     ImageDraw.Draw(thumbnail).rectangle([box[0] - 4, box[1] - 4, box[2] + 3, box[3] + 3], fill="white")
     thumbnail.paste(example, box)
@@ -94,14 +100,14 @@ def paint_by_example() -> Image.Image:
 
 def train_decoder() -> Image.Image:
     """The training node with its live picture."""
-    graph = Image.open(ROOT / "docs" / "images" / "workflow_train_decoder.png").convert("RGB")
+    graph = read(ROOT / "docs" / "images" / "workflow_train_decoder.png", "RGB")
     left, top, side = (round(graph.width * part) for part in (0.1815, 0.362, 0.176))
     return square(graph.crop((left, top, left + side, top + side)), 0)
 
 
 def text_to_image() -> Image.Image:
     """Where the graph decodes the same latent twice."""
-    graph = Image.open(ROOT / "docs" / "images" / "workflow_text_to_image.png").convert("RGB")
+    graph = read(ROOT / "docs" / "images" / "workflow_text_to_image.png", "RGB")
     left, top, side = (round(graph.width * part) for part in (0.478, 0.0, 0.2))
     return square(graph.crop((left, top, left + side, top + side)), 0)
 

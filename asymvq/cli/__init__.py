@@ -16,6 +16,7 @@ from ..outputs import ExistsError
 
 PROG = "python -m asymvq"
 BAD_INPUT, INTERRUPTED = 2, 130
+MASK_HELP = "white, transparent in a picture, or painted on a transparent layer"
 
 
 class Interrupted(Exception):
@@ -57,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_overwrite(demo, "write demo.png and demo.json anew (default: a number is added to the names)")
     demo.add_argument("--image", type=Path, metavar="PICTURE", help="source picture instead of the bundled one")
     demo.add_argument("--example", type=Path, metavar="PICTURE", help="picture that is blended in under the mask")
-    demo.add_argument("--mask", type=Path, metavar="PICTURE", help="what is edited: white, or transparent")
+    demo.add_argument("--mask", type=Path, metavar="PICTURE", help=f"what is edited: {MASK_HELP}")
     demo.add_argument("--vae", type=Path, metavar="FILE", help="asymmetric VAE instead of the bundled one")
     demo.add_argument(
         "--seed", type=int, default=0, help="of the random mask that is drawn for an --image without a --mask"
@@ -95,10 +96,13 @@ def build_parser() -> argparse.ArgumentParser:
     decode = _add(commands, "decode", "latent to picture, keeping what the mask does not cover")
     decode.add_argument("--vae", type=Path, required=True, metavar="FILE")
     decode.add_argument("--latent", type=Path, required=True, metavar="LATENT", help=".latent or .safetensors")
-    decode.add_argument("--out", type=Path, required=True, metavar="PNG")
+    decode.add_argument(
+        "--out", type=Path, required=True, metavar="PNG",
+        help="with the bits (8 or 16), alpha, colour profile, resolution and EXIF data of --image",
+    )  # fmt: skip
     _add_overwrite(decode)
     decode.add_argument("--image", type=Path, metavar="PICTURE", help="source picture, together with --mask")
-    decode.add_argument("--mask", type=Path, metavar="PICTURE", help="what was edited: white, or transparent")
+    decode.add_argument("--mask", type=Path, metavar="PICTURE", help=f"what was edited: {MASK_HELP}")
     decode.add_argument(
         "--keep", choices=["exact", "network"], default="exact",
         help="kept pixels: the source's own (default), or what the network makes of them",

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..checkpoint import load
 from ..decode import decode
 from ..outputs import check_output
-from ..pictures import prepare_output, read_mask, read_picture, write_picture
+from ..pictures import prepare_output, read_mask, read_raster, write_picture
 from .devices import parse_device, parse_dtype
 from .latents import read_latent
 
@@ -21,7 +21,10 @@ def run(args: argparse.Namespace) -> None:
     latent = read_latent(args.latent)
     for path in _paths(args.out, latent.shape[0] if latent.ndim == 4 else 1):
         check_output(path, overwrite=args.overwrite, inputs=(args.latent, args.vae, args.image, args.mask))
-    image = None if args.image is None else read_picture(args.image)
+    source = None if args.image is None else read_raster(args.image)
+    if source is not None:
+        source.warn(args.image, *source.metadata.lost)
+    image = None if source is None else source.image()
     mask = None if args.mask is None else read_mask(args.mask)
     vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device))
     with tqdm(unit="tile", leave=False, disable=None) as bar:
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         except torch.OutOfMemoryError as error:
             raise ValueError(f"Out of memory on {args.device}. Decode in (smaller) tiles: --tile 512.") from error
     for path, picture in zip(_paths(args.out, len(pictures)), pictures, strict=True):
-        write_picture(path, picture)
+        write_picture(path, picture, source=source, mask=None if mask is None else mask[0], overwrite=args.overwrite)
         print(f"{path}: {picture.shape[-1]}×{picture.shape[-2]}")
 
 

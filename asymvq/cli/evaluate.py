@@ -25,12 +25,14 @@ from ..outputs import check_output, replacing
 from ..panel import Decoded, draw_panel
 from ..perceptual import FrechetDistance, UnavailableError, load_fid, load_lpips
 from ..pictures import cover, read_mask, read_picture
+from ..pictures.folders import is_picture_name
+from ..pictures.opening import SUFFIXES
 from .devices import parse_device, parse_dtype
 from .latents import read_latent
 from .report import Measured, Report
 
 DEMO_VAE = Path(__file__).resolve().parent.parent / "assets" / "demo.safetensors"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+LATENT_SUFFIXES = (".latent", ".safetensors")
 PAPER_SIZE = 224
 AMPLIFY = 4
 """Less than elsewhere: errors inside the mask are shown too, and they are large."""
@@ -115,7 +117,7 @@ def list_pictures(paths: Sequence[Path]) -> list[Path]:
     files = [
         file
         for path in paths
-        for file in (sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path])
+        for file in (sorted(filter(is_picture_name, path.iterdir())) if path.is_dir() else [path])
     ]
     if not files:
         raise ValueError(f"Expected pictures to evaluate on, but found none in {', '.join(map(str, paths))}.")
@@ -169,9 +171,7 @@ def _cases(
             masks = [mask if size is None else (mask > 0.5).float()]
         shift = colour_rng.uniform(-args.colour_shift, args.colour_shift, (1, 3, 1, 1))
         encoded = (image + torch.from_numpy(shift).float()).clamp(-1, 1)
-        latent = (
-            None if args.latents is None else read_latent(_file_of(path, args.latents, {".latent", ".safetensors"}))
-        )
+        latent = None if args.latents is None else read_latent(_file_of(path, args.latents, LATENT_SUFFIXES))
         for number, mask in enumerate(masks):
             yield Case(path.stem, number, image, mask, encoded, latent)
 
@@ -186,13 +186,13 @@ def _read_mask_of(picture: Path, folder: Path, image: Tensor) -> Tensor:
     return mask
 
 
-def _file_of(picture: Path, folder: Path, suffixes: set[str]) -> Path:
+def _file_of(picture: Path, folder: Path, suffixes: tuple[str, ...]) -> Path:
     """The file in `folder` that has the picture's name."""
     found = [file for file in sorted(folder.iterdir()) if file.stem == picture.stem and file.suffix.lower() in suffixes]
     if not found:
         raise ValueError(
             f"Expected a file for {picture.name} in {folder}, named {picture.stem} and ending in "
-            f"{', '.join(sorted(suffixes))}, but got none."
+            f"{', '.join(suffixes)}, but got none."
         )
     return found[0]
 

@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from ..config import AutoencoderConfig
 from ..masks import random_thick_mask
-from ..pictures import read_picture
+from ..pictures import PictureError, open_picture, read_raster
+from ..pictures.folders import pictures_in
+from ..pictures.opening import SUFFIXES
 from .harmonise import ColourShift
 from .recipe import Recipe
 from .state import STATE_SUFFIX
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".jfif")
 CACHE_BYTES = 2 << 30
 HASHED_BYTES = 1 << 16
 """Of a large file's beginning, middle and end: enough to tell that its content is another."""
@@ -76,20 +76,12 @@ class Pictures:
 
     @classmethod
     def from_folder(cls, folder: Path, *, crop: int, crop_scale: tuple[float, float]) -> Pictures:
-        """Every picture file below `folder`, except in folders of training runs, which hold previews.
+        """Every picture file below `folder`, except in folders of training runs, which hold previews, and hidden ones.
 
         Raises:
-            ValueError: there is no such folder, or nothing in it to train on.
+            ValueError: there is no such folder, too much in it, or nothing to train on.
         """
-        if not folder.is_dir():
-            raise ValueError(f"Expected a folder of pictures, but got {folder}, which is none.")
-        found = (
-            Path(root) / name
-            for root, _, names in os.walk(folder, followlinks=True)
-            for name in names
-            if not root.endswith(STATE_SUFFIX)
-        )
-        files = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+        files = pictures_in(folder, skip=lambda name: name.endswith(STATE_SUFFIX))
         if not files:
             raise ValueError(f"Expected pictures ({', '.join(SUFFIXES)}) in {folder} or below, but found none.")
         return cls(files, crop=crop, crop_scale=crop_scale)
@@ -224,10 +216,12 @@ def _unfit(source: Path | Tensor, crop: int) -> str | None:
         height, width = source.shape[1:]
     else:
         try:
-            with Image.open(source) as picture:
+            with open_picture(source) as picture:
                 width, height = picture.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return "unreadable"
+        except PictureError as error:
+            return error.reason
+        except (OSError, ValueError) as error:
+            return f"unreadable: {error.strerror if isinstance(error, OSError) else 'no regular file'}"
     return f"{width}×{height}: too small" if min(height, width) < crop else None
 
 
@@ -247,7 +241,9 @@ def _content(path: Path) -> bytes:
 
 
 def _read(path: Path) -> Tensor:
-    return read_picture(path)[0].add(1).mul(127.5).round().byte()
+    raster = read_raster(path)
+    raster.warn(path)
+    return raster.bytes()
 
 
 def _reduced(picture: Tensor, largest_side: int) -> Tensor:
@@ -256,4 +252,7 @@ def _reduced(picture: Tensor, largest_side: int) -> Tensor:
     if scale >= 1:
         return picture
     size = (max(largest_side, round(height * scale)), max(largest_side, round(width * scale)))
-    return F.interpolate(picture[None].float(), size=size, mode="area")[0].round().byte()
+    # a channel at a time: beside a large picture there is no second one in floats
+    return torch.stack(
+        [F.interpolate(c[None, None].float(), size=size, mode="area")[0, 0].round().byte() for c in picture]
+    )
