@@ -97,7 +97,7 @@ class TestPictures:
             pictures = Pictures.from_folder(folder, crop=16, crop_scale=(0.5, 1.0))
         assert len(pictures) == 6
         assert "Skipped 2 pictures" in caplog.text
-        assert "broken.png (unreadable)" in caplog.text
+        assert "broken.png (it is damaged or cut short" in caplog.text
         assert "small.png (40×12: too small)" in caplog.text
         for number in range(6):
             assert pictures[number].shape == (3, 32, 40)
