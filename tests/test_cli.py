@@ -406,3 +406,21 @@ def test_latent_files_of_other_kinds(vae_file: Path, tmp_path: Path, capsys: pyt
         error = fails(capsys, "decode", "--vae", vae_file, "--latent", path, "--out", tmp_path / "x.png")
         assert "Expected a latent (.latent or .safetensors)" in error
         assert len(error) < 600
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
+def test_memory_that_is_not_there_gives_one_line(vae_file: Path, tmp_path: Path):
+    """In a process that may take a little more than it has, which is enough for the picture itself."""
+    Image.new("L", (3000, 3000)).save(tmp_path / "large.png")
+    script = """
+import resource, sys
+from asymvq.cli import encode, main
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (500 << 20),) * 2)
+sys.exit(main(sys.argv[1:]))
+"""
+    argv = ["encode", "--vae", vae_file, "--image", tmp_path / "large.png", "--out", tmp_path / "x.latent"]
+    done = subprocess.run([sys.executable, "-c", script, *map(str, argv)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Out of memory on cpu. Encode a smaller picture" in done.stderr
+    assert done.stderr.count("\n") == 1

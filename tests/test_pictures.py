@@ -346,6 +346,8 @@ def test_cmyk_and_greyscale_profiles_are_said(tmp_path: Path):
     metadata = read_raster(tmp_path / "a.png").metadata
     assert metadata.icc is None
     assert "greyscale" in " ".join(metadata.lost)
+    Image.fromarray(RNG.random((8, 8), np.float32)).save(tmp_path / "a.tif")
+    assert "rounded to 16 bits" in " ".join(read_raster(tmp_path / "a.tif").metadata.lost)
 
 
 def strokes(colour: tuple[int, int, int], under: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:

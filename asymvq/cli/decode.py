@@ -12,7 +12,7 @@ from ..checkpoint import load
 from ..decode import decode
 from ..outputs import check_output
 from ..pictures import prepare_output, read_mask, read_raster, write_picture
-from .devices import parse_device, parse_dtype
+from .devices import out_of_memory_says, parse_device, parse_dtype
 from .latents import read_latent
 
 
@@ -33,14 +33,12 @@ def run(args: argparse.Namespace) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        try:
-            with torch.inference_mode():
-                pictures = decode(
-                    vae, latent, image=image, mask=mask,
-                    tile=args.tile, overlap=args.overlap, keep=args.keep, progress=progress,
-                )  # fmt: skip
-        except torch.OutOfMemoryError as error:
-            raise ValueError(f"Out of memory on {args.device}. Decode in (smaller) tiles: --tile 512.") from error
+        advice = "Decode in (smaller) tiles: --tile 512."
+        with out_of_memory_says(advice, args.device), torch.inference_mode():
+            pictures = decode(
+                vae, latent, image=image, mask=mask,
+                tile=args.tile, overlap=args.overlap, keep=args.keep, progress=progress,
+            )  # fmt: skip
     for path, picture in zip(_paths(args.out, len(pictures)), pictures, strict=True):
         write_picture(path, picture, source=source, mask=None if mask is None else mask[0], overwrite=args.overwrite)
         print(f"{path}: {picture.shape[-1]}×{picture.shape[-2]}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,3 +27,17 @@ def parse_device(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "not available"
         raise ValueError(f"Expected a device of this machine, but got {name!r}: {reason}") from error
     return device
+
+
+@contextlib.contextmanager
+def out_of_memory_says(advice: str, device: str) -> Iterator[None]:
+    """Running out of memory within, on any device, is a ValueError with what to do.
+
+    On the CPU torch raises a RuntimeError for it, which has no class of its own.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(error):
+            raise
+        raise ValueError(f"Out of memory on {device}. {advice}") from error

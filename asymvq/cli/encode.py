@@ -10,7 +10,7 @@ from ..checkpoint import load
 from ..crop import centre_crop
 from ..outputs import check_output
 from ..pictures import prepare_output, read_picture
-from .devices import parse_device, parse_dtype
+from .devices import out_of_memory_says, parse_device, parse_dtype
 from .latents import write_latent
 
 
@@ -20,7 +20,8 @@ def run(args: argparse.Namespace) -> None:
     image = read_picture(args.image)
     vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device))
     weight = vae.decoder.conv_in.weight
-    with torch.inference_mode():
+    advice = "Encode a smaller picture, on another device, or in tiles in ComfyUI (VAE Encode (Tiled), Save Latent)."
+    with out_of_memory_says(advice, args.device), torch.inference_mode():
         latent = vae.encode(centre_crop(image, vae.config.factor).to(weight)).float()
     write_latent(args.out, latent, overwrite=args.overwrite)
     print(f"{args.out}: latent of shape {tuple(latent.shape)}")

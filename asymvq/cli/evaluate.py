@@ -27,7 +27,7 @@ from ..perceptual import FrechetDistance, UnavailableError, load_fid, load_lpips
 from ..pictures import cover, read_mask, read_picture
 from ..pictures.folders import is_picture_name
 from ..pictures.opening import SUFFIXES
-from .devices import parse_device, parse_dtype
+from .devices import out_of_memory_says, parse_device, parse_dtype
 from .latents import read_latent
 from .report import Measured, Report
 
@@ -73,15 +73,13 @@ def run(args: argparse.Namespace) -> None:
 
     measured: list[Measured] = []
     for case in tqdm(_cases(args, paths, vaes, size), total=total, unit="mask", leave=False, disable=None):
-        try:
+        with out_of_memory_says("Evaluate smaller pictures: --size 512.", args.device):
             results = list(
                 evaluate(
                     entrants, case.image, case.mask,
                     encoded=case.encoded, latent=case.latent, lpips=lpips, round_trips=args.round_trips,
                 )
             )  # fmt: skip
-        except torch.OutOfMemoryError as error:
-            raise ValueError(f"Out of memory on {args.device}. Evaluate smaller pictures: --size 512.") from error
         for fid, result in zip(fids, results, strict=False):
             fid.add(result.picture, case.image)
         if case.number == 0:

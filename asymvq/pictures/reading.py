@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +128,8 @@ def read_raster(path: Path) -> Raster:
         values = _TURNS[orientation](values)
     if orientation >= 5:
         metadata = metadata.turned()
+    if values.dtype.kind == "f":
+        metadata = replace(metadata, lost=(*metadata.lost, "its floats are rounded to 16 bits in the result"))
     return Raster(values, white, opaque, tuple(notes), metadata)
 
 
