@@ -8,36 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from . import lean
-from .config import AutoencoderConfig
-from .decoder import Decoder
-from .encoder import Encoder
+from .autoencoders import build
+from .config import Config
 from .layers import CastingOps, Ops
 from .precision import run_finite
 from .values import image_values
 
 
 class AsymmetricAutoencoder(nn.Module):
-    """A KL autoencoder whose decoder may also be shown the pixels that are to be kept.
+    """An autoencoder whose decoder may also be shown the pixels that are to be kept.
 
     Args:
-        config: its shape, kept as `.config`.
+        config: its shape, of any family, kept as `.config`.
         ops: where layers come from: `CastingOps` by default, or a host's drop-in with the same names.
     """
 
-    def __init__(self, config: AutoencoderConfig, *, ops: Ops | None = None):
+    def __init__(self, config: Config, *, ops: Ops | None = None):
         super().__init__()
-        ops = ops or CastingOps()
         self.config = config
-        latent = config.latent_channels
-        self.encoder = Encoder(config, ops) if config.encoder_channels is not None else None
-        self.decoder = Decoder(config, ops)
-        self.quant_conv = ops.Conv2d(2 * latent, 2 * latent, kernel_size=1) if config.quant_conv else None
-        self.post_quant_conv = ops.Conv2d(latent, latent, kernel_size=1) if config.post_quant_conv else None
+        parts = build(config, ops or CastingOps())
+        self.encoder, self.decoder = parts.encoder, parts.decoder
+        self.quant_conv, self.post_quant_conv = parts.quant_conv, parts.post_quant_conv
+        self.codec = parts.codec
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent of `image` (B, 3, H, W) in [-1, 1], each (B, C, h, w).
 
-        Of the image's type, but float32 where half precision overflowed.
+        Of the image's type, but float32 where half precision overflowed. The deviation is 0 in a family without a
+        posterior.
 
         Raises:
             ValueError: the file this model came from holds no encoder, the picture does not fit it, or picture or
@@ -62,8 +60,12 @@ class AsymmetricAutoencoder(nn.Module):
         moments = self.encoder(image)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
-        mean, log_variance = moments.chunk(2, dim=1)
-        return mean, torch.exp(0.5 * log_variance.clamp(-30, 20))
+        if moments.shape[1] == self.config.network_latent_channels:  # a family without a posterior
+            mean, deviation = moments, torch.zeros_like(moments)
+        else:
+            mean, log_variance = moments.chunk(2, dim=1)
+            deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
+        return self.codec.encode(mean), self.codec.deviation(deviation)
 
     def encode(self, image: Tensor) -> Tensor:
         """The latent of `image`: the posterior's mode, (B, C, h, w), unscaled.
@@ -108,18 +110,19 @@ class AsymmetricAutoencoder(nn.Module):
         return run_finite(run, self, "decoding", latent=latent, image=image, mask=mask)
 
     def _pixels(self, latent: Tensor, *, image: Tensor | None, mask: Tensor | None) -> Tensor:
-        if self.post_quant_conv is not None:
-            latent = self.post_quant_conv(latent)
-        return self.decoder(latent, image=image, mask=mask)
+        return self.decoder(self.network_latent(latent), image=image, mask=mask)
+
+    def network_latent(self, latent: Tensor) -> Tensor:
+        """What the decoder takes for a latent: unpacked, in the network's own scale, after `post_quant_conv`."""
+        z = self.codec.decode(latent)
+        return z if self.post_quant_conv is None else self.post_quant_conv(z)
 
 
 def _records_gradients(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def check_decode_arguments(
-    config: AutoencoderConfig, latent: Tensor, *, image: Tensor | None, mask: Tensor | None
-) -> None:
+def check_decode_arguments(config: Config, latent: Tensor, *, image: Tensor | None, mask: Tensor | None) -> None:
     """Raises ValueError with what was expected, what came and what to do."""
     check_latent(config, latent)
     check_condition(config, image=image, mask=mask)
@@ -136,7 +139,7 @@ def check_decode_arguments(
             )
 
 
-def check_latent(config: AutoencoderConfig, latent: Tensor) -> None:
+def check_latent(config: Config, latent: Tensor) -> None:
     """Raises ValueError where it is none of this kind of VAE."""
     if latent.ndim != 4:
         raise ValueError(
@@ -150,7 +153,7 @@ def check_latent(config: AutoencoderConfig, latent: Tensor) -> None:
         )
 
 
-def check_condition(config: AutoencoderConfig, *, image: Tensor | None, mask: Tensor | None) -> None:
+def check_condition(config: Config, *, image: Tensor | None, mask: Tensor | None) -> None:
     """Raises ValueError where only one of the two is given, or a VAE cannot take them."""
     if image is None and mask is None:
         return

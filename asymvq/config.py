@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 MAX_LEVELS, MAX_BLOCKS, MAX_CHANNELS, MAX_LATENT_CHANNELS, MAX_NORM_GROUPS, MAX_IMAGE_CHANNELS = (
     10, 64, 2**14, 2**10, 2**10, 2**6,
@@ -121,47 +122,88 @@ LATENT_SPACES: dict[str, LatentSpace] = {
 LATENT_CHANNELS = {"sd": 4, "sdxl": 4, "sd3": 16, "flux": 16}
 
 
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """Everything that decides an autoencoder's architecture.
+ConfigT = TypeVar("ConfigT", bound="Config")
 
-    Channel tuples run from the finest level (full resolution) to the coarsest (the latent's). `factor` is the ratio
-    of picture size to latent size.
+
+class Config(ABC):
+    """What the shapes of all families answer. Each is a frozen dataclass with more fields of its own.
+
+    Channel tuples run from the finest level (full resolution) to the coarsest (the network's latent). Latents are as
+    models see them: where they are packed, `latent_channels` and `factor` differ from the network's own.
     """
 
-    latent_channels: int = 4
-    decoder_channels: tuple[int, ...] = (128, 256, 512, 512)
-    decoder_blocks: int = 3
-    """Residual blocks a level."""
-    encoder_channels: tuple[int, ...] | None = (128, 256, 512, 512)
-    """None: a decoder without an encoder."""
-    encoder_blocks: int = 2
-    condition: ConditionConfig | None = ConditionConfig()
-    """None: a plain decoder, as in stock VAEs."""
-    quant_conv: bool = True
-    post_quant_conv: bool = True
-    norm_groups: int = 32
-    image_channels: int = 3
-    latents: LatentSpace | None = dataclasses.field(default=None, compare=False)
-    """Goes along with the shape, but is no part of it: two configs of one shape are equal. None: nobody said."""
+    family: ClassVar[str]
+    """Its name in files."""
+    attention: ClassVar[bool] = True
+    """Whether there is attention in the middle, over the whole picture."""
+    latent_channels: int
+    image_channels: int
+    decoder_channels: tuple[int, ...]
+    encoder_channels: tuple[int, ...] | None
+    condition: ConditionConfig | None
+    quant_conv: bool
+    post_quant_conv: bool
+    latent_packing: int
+    """Side of the squares of the network's latent that are packed into channels; 1: not packed."""
+    latents: LatentSpace | None
 
-    def __post_init__(self) -> None:
-        for name in ("decoder_channels", "encoder_channels"):
-            if isinstance(channels := getattr(self, name), list):
-                object.__setattr__(self, name, tuple(channels))
-        bounds = {
-            "latent_channels": MAX_LATENT_CHANNELS,
-            "decoder_blocks": MAX_BLOCKS,
-            "encoder_blocks": MAX_BLOCKS,
-            "norm_groups": MAX_NORM_GROUPS,
-            "image_channels": MAX_IMAGE_CHANNELS,
-        }
+    @property
+    @abstractmethod
+    def decoder_block_counts(self) -> tuple[int, ...]:
+        """Residual blocks of each level."""
+
+    @property
+    @abstractmethod
+    def encoder_block_counts(self) -> tuple[int, ...]:
+        """Residual blocks of each level; meaningless without an encoder."""
+
+    @property
+    def entering_channels(self) -> tuple[int, ...]:
+        """Width of the features that enter each level of the decoder."""
+        return (*self.decoder_channels[1:], self.decoder_channels[-1])
+
+    @property
+    def condition_channels(self) -> tuple[int, ...]:
+        """Widths of the condition maps, fine to coarse: two at full resolution, then one a coarser level.
+
+        Each equals the width of the decoder's features where the map is blended in: before the output, then where
+        they enter the levels.
+        """
+        return (self.decoder_channels[0], *self.entering_channels)
+
+    @property
+    def network_factor(self) -> int:
+        """Ratio of the picture's size to that of the latent inside the network."""
+        return 2 ** (len(self.decoder_channels) - 1)
+
+    @property
+    def factor(self) -> int:
+        """Ratio of the picture's size to the latent's."""
+        return self.network_factor * self.latent_packing
+
+    @property
+    def network_latent_channels(self) -> int:
+        """Channels of the latent inside the network."""
+        return self.latent_channels // self.latent_packing**2
+
+    def replaced(self: ConfigT, **changes: Any) -> ConfigT:
+        """A copy with other values; names that are no fields of this family are an error."""
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+    def _check(self) -> None:
+        """What every shape keeps to; lists become tuples.
+
+        Raises:
+            ValueError: values that fit no autoencoder.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        bounds = {"latent_channels": MAX_LATENT_CHANNELS, "image_channels": MAX_IMAGE_CHANNELS, "latent_packing": 16}
         for name, most in bounds.items():
-            if not _is_count(value := getattr(self, name), most):
-                raise ValueError(f"Expected {name} to be a whole number from 1 to {most}, but got {_cut(value)}.")
+            self._check_count(name, getattr(self, name), most)
         for name in ("quant_conv", "post_quant_conv"):
-            if type(value := getattr(self, name)) is not bool:
-                raise ValueError(f"Expected {name} to be true or false, but got {_cut(value)}.")
+            self._check_flag(name)
         if self.condition is not None and not isinstance(self.condition, ConditionConfig):
             raise ValueError(f"Expected condition to be a ConditionConfig or None, but got {_cut(self.condition)}.")
         if self.latents is not None and not isinstance(self.latents, LatentSpace):
@@ -170,6 +212,11 @@ class AutoencoderConfig:
             values = getattr(self.latents, name, None)
             if values is not None and len(values) != self.latent_channels:
                 raise ValueError(f"Expected {self.latent_channels} numbers in {name}, but got {len(values)}.")
+        if self.latent_channels % self.latent_packing**2:
+            raise ValueError(
+                f"Expected latent_channels to be a multiple of latent_packing² = {self.latent_packing**2}, but got "
+                f"{self.latent_channels}."
+            )
         for name in ("decoder_channels", "encoder_channels"):
             channels = getattr(self, name)
             if channels is None and name == "encoder_channels":
@@ -180,44 +227,38 @@ class AutoencoderConfig:
                 raise ValueError(
                     f"Expected {name} to be whole numbers from 1 to {MAX_CHANNELS}, but got {_cut(channels)}."
                 )
-            if any(c % self.norm_groups for c in channels):
-                raise ValueError(
-                    f"Expected {name} to be multiples of norm_groups={self.norm_groups}, but got {channels}."
-                )
         if self.encoder_channels is not None and len(self.encoder_channels) != len(self.decoder_channels):
             raise ValueError(
                 f"Expected as many encoder as decoder levels, but got {len(self.encoder_channels)} "
                 f"and {len(self.decoder_channels)}."
             )
 
-    @property
-    def factor(self) -> int:
-        return 2 ** (len(self.decoder_channels) - 1)
+    @staticmethod
+    def _check_count(name: str, value: object, most: int) -> None:
+        if not _is_count(value, most):
+            raise ValueError(f"Expected {name} to be a whole number from 1 to {most}, but got {_cut(value)}.")
 
-    @property
-    def condition_channels(self) -> tuple[int, ...]:
-        """Widths of the condition maps, fine to coarse: two at full resolution, then one a coarser level.
-
-        Each equals the width of the decoder's features where the map is blended in.
-        """
-        return (*self.decoder_channels, self.decoder_channels[-1])
+    def _check_flag(self, name: str) -> None:
+        if type(value := getattr(self, name)) is not bool:
+            raise ValueError(f"Expected {name} to be true or false, but got {_cut(value)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The shape, as `json.dumps` takes it, and `from_dict` takes back; without `latents`."""
-        data = dataclasses.asdict(self)
+        data = dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
         del data["latents"]
         if self.condition is not None:
             data["condition"]["mask_reduction"] = self.condition.mask_reduction.value
         return data
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> AutoencoderConfig:
+    def from_dict(cls: type[ConfigT], data: Mapping[str, Any]) -> ConfigT:
         """The inverse of `to_dict`. Nothing is converted: a "4" is no 4.
 
         Raises:
             ValueError: unknown fields, or values that fit no autoencoder.
         """
-        fields = {field.name for field in dataclasses.fields(cls)} - {"latents"}
+        known = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+        fields = {field.name for field in known} - {"latents"}
         if not isinstance(data, Mapping) or (set(data) - fields):
             unknown = sorted(map(str, set(data) - fields)) if isinstance(data, Mapping) else data
             raise ValueError(f"Expected an autoencoder config, but got unknown fields {_cut(unknown)}.")
@@ -236,6 +277,60 @@ class AutoencoderConfig:
         return cls(**values)
 
 
+@dataclass(frozen=True)
+class AutoencoderConfig(Config):
+    """Everything that decides the architecture of a KL autoencoder: the LDM's, of Stable Diffusion and FLUX.
+
+    Channel tuples run from the finest level (full resolution) to the coarsest (the latent's).
+    """
+
+    family = "kl"
+
+    latent_channels: int = 4
+    decoder_channels: tuple[int, ...] = (128, 256, 512, 512)
+    decoder_blocks: int = 3
+    """Residual blocks a level."""
+    encoder_channels: tuple[int, ...] | None = (128, 256, 512, 512)
+    """None: a decoder without an encoder."""
+    encoder_blocks: int = 2
+    condition: ConditionConfig | None = ConditionConfig()
+    """None: a plain decoder, as in stock VAEs."""
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    norm_groups: int = 32
+    image_channels: int = 3
+    latents: LatentSpace | None = dataclasses.field(default=None, compare=False)
+    """Goes along with the shape, but is no part of it: two configs of one shape are equal. None: nobody said."""
+    latent_packing: int = 1
+    """FLUX.2: 2, and the packed latent is normalised by statistics that the file holds."""
+
+    def __post_init__(self) -> None:
+        self._check()
+        for name, most in (
+            ("decoder_blocks", MAX_BLOCKS), ("encoder_blocks", MAX_BLOCKS), ("norm_groups", MAX_NORM_GROUPS)
+        ):  # fmt: skip
+            self._check_count(name, getattr(self, name), most)
+        for name in ("decoder_channels", "encoder_channels"):
+            if any(c % self.norm_groups for c in getattr(self, name) or ()):
+                raise ValueError(
+                    f"Expected {name} to be multiples of norm_groups={self.norm_groups}, but got {getattr(self, name)}."
+                )
+
+    @property
+    def decoder_block_counts(self) -> tuple[int, ...]:
+        return (self.decoder_blocks,) * len(self.decoder_channels)
+
+    @property
+    def encoder_block_counts(self) -> tuple[int, ...]:
+        return (self.encoder_blocks,) * len(self.decoder_channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        if self.latent_packing == 1:  # as it was before there was packing
+            del data["latent_packing"]
+        return data
+
+
 PRESETS: dict[str, AutoencoderConfig] = {
     "base": AutoencoderConfig(),
     "1.5x": AutoencoderConfig(decoder_channels=(192, 384, 768, 768), decoder_blocks=4),
@@ -244,8 +339,10 @@ PRESETS: dict[str, AutoencoderConfig] = {
 """The paper's decoders (arXiv 2306.04632), all on Stable Diffusion's own encoder."""
 
 
-def preset_name(config: AutoencoderConfig) -> str | None:
+def preset_name(config: Config) -> str | None:
     """The published decoder of this shape: "base", "1.5x" or "2x"; "stock" for base without a condition; else None."""
+    if not isinstance(config, AutoencoderConfig):
+        return None
     for name, preset in PRESETS.items():
         if (config.decoder_channels, config.decoder_blocks) == (preset.decoder_channels, preset.decoder_blocks):
             return name if config.condition is not None else "stock" if name == "base" else None

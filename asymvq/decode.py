@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import AsymmetricAutoencoder
-from .config import AutoencoderConfig
+from .config import Config
 from .crop import Box
 from .masks import alpha, edited
 from .source import Source, fit_source, nearest
@@ -155,7 +155,7 @@ def compose(decoded: Tensor, source: Source, keep: Keep, *, in_place: bool = Fal
 
 
 def make_plan(
-    config: AutoencoderConfig,
+    config: Config,
     latent: Tensor,
     source: Source | None,
     *,

@@ -2,93 +2,70 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import AutoencoderConfig, MaskReduction
-from .layers import Middle, Ops, UpLevel, group_norm
+from .conditions import condition_of
+from .conditions.blend import blend, reduce_mask
+from .config import Config
+from .layers import Blocks, Middle, Ops, Stage, UpLevel
+from .walk import ConditionPoint, Run, Step
 
-
-class ConditionEncoder(nn.Module):
-    """Kept pixels to one feature map per blend of the decoder."""
-
-    def __init__(self, config: AutoencoderConfig, ops: Ops):
-        super().__init__()
-        assert config.condition is not None
-        self.sees_mask = config.condition.sees_mask
-        layers: list[nn.Module] = []
-        in_channels = config.image_channels + self.sees_mask
-        for i, out_channels in enumerate(config.condition_channels):
-            # The first two maps are at full resolution, each later one at half the size of the one before.
-            shape = {"kernel_size": 3} if i < 2 else {"kernel_size": 4, "stride": 2}
-            layers.append(ops.Conv2d(in_channels, out_channels, padding=1, **shape))
-            in_channels = out_channels
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, image: Tensor, mask: Tensor) -> list[Tensor]:
-        """Maps from fine to coarse, each before its ReLU: widths as `AutoencoderConfig.condition_channels`."""
-        x = image * (1 - mask)
-        if self.sees_mask:
-            x = torch.cat([x, mask], dim=1)
-        maps: list[Tensor] = []
-        for layer in self.layers:
-            maps.append(layer(F.relu(maps[-1]) if maps else x))
-        return maps
-
-
-def reduce_mask(mask: Tensor, size: tuple[int, int], reduction: MaskReduction) -> Tensor:
-    """(B, 1, H, W) to (B, 1, *size)."""
-    if mask.shape[-2:] == size:
-        return (mask > 0).to(mask.dtype) if reduction is MaskReduction.ANY else mask
-    if reduction is MaskReduction.ANY:
-        return (F.adaptive_max_pool2d(mask, size) > 0).to(mask.dtype)
-    return F.interpolate(mask, size=size, mode="nearest")
-
-
-def blend(kept: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
-    """`generated` where the mask is 1, `kept` where it is 0; exactly so at both ends."""
-    return torch.lerp(kept, generated, mask.to(generated.dtype))
+__all__ = ["Decoder", "blend", "reduce_mask"]
 
 
 class Decoder(nn.Module):
+    """Convolution, middle, levels from coarse to fine, convolution: of whatever blocks its family has."""
+
     conv_in: nn.Conv2d
-    norm_out: nn.GroupNorm
     conv_out: nn.Conv2d
 
-    def __init__(self, config: AutoencoderConfig, ops: Ops):
+    def __init__(self, config: Config, blocks: Blocks, ops: Ops):
         super().__init__()
-        channels, groups = config.decoder_channels, config.norm_groups
-        coarsest = len(channels) - 1
-        self.conv_in = ops.Conv2d(config.latent_channels, channels[-1], kernel_size=3, padding=1)
-        self.mid = Middle(channels[-1], groups, ops)
+        channels, entering, counts = config.decoder_channels, config.entering_channels, config.decoder_block_counts
+        last = len(channels) - 1
+        self.conv_in = ops.Conv2d(config.network_latent_channels, entering[-1], kernel_size=3, padding=1)
+        self.mid = None if blocks.attention is None else Middle(entering[-1], blocks)
         self.up = nn.ModuleList(
-            UpLevel(channels[min(i + 1, coarsest)], c, config.decoder_blocks, groups, ops, last=i == 0)
+            UpLevel(
+                entering[i], c, counts[i], (i == last and blocks.last_residual) or blocks.residual,
+                upsample=partial(blocks.upsample, c, entering[i - 1]) if i else None,
+            )
             for i, c in enumerate(channels)
-        )
-        self.norm_out = group_norm(channels[0], groups, ops)
+        )  # fmt: skip
+        self.norm_out = None if blocks.norm is None else blocks.norm(channels[0])
         self.conv_out = ops.Conv2d(channels[0], config.image_channels, kernel_size=3, padding=1)
-        self.condition_encoder = None
-        self.mask_reduction = MaskReduction.NEAREST
-        if config.condition is not None:
-            self.condition_encoder = ConditionEncoder(config, ops)
-            self.mask_reduction = config.condition.mask_reduction
+        self.condition_encoder = condition_of(config, ops)
+
+    def enter(self, latent: Tensor) -> Tensor:
+        """The latent's features, before the coarsest level."""
+        h = self.conv_in(latent)
+        return h if self.mid is None else self.mid(h)
+
+    def walk(self) -> list[Step]:
+        """All of the decoder, in order: the one description that every way to run it follows."""
+        steps: list[Step] = [Run(self.enter)]
+        for i, level in reversed(list(enumerate(self.up))):
+            assert isinstance(level, UpLevel)
+            steps += [ConditionPoint(i + 1), *level.walk()]
+        activation = None if self.norm_out is None else F.silu
+        return [*steps, ConditionPoint(0), Run(Stage(self.conv_out, self.norm_out, activation))]
 
     def forward(self, latent: Tensor, *, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, C, h, w) to (B, 3, H, W) in about [-1, 1].
 
-        `image` (B, 3, H, W) in [-1, 1] and `mask` (B, 1, H, W) in [0, 1], 1 = generated, are given both or neither.
+        `image` (B, 3, H, W) in [-1, 1] and `mask` (B, 1, H, W) in [0, 1], 1 = edited, are given both or neither.
         """
-        conditions: list[Tensor] = []
+        condition = None
         if image is not None and mask is not None:
             assert self.condition_encoder is not None
-            conditions = self.condition_encoder(image, mask)
-        h = self.mid(self.conv_in(latent))
-        for level in reversed(self.up):
-            if conditions and mask is not None:
-                # popped, so that each map is freed as soon as it is blended in
-                h = blend(conditions.pop(), h, reduce_mask(mask, h.shape[-2:], self.mask_reduction))
-            h = level(h)
-        if conditions and mask is not None:
-            h = blend(conditions.pop(), h, mask)
-        return self.conv_out(F.silu(self.norm_out(h), inplace=True))
+            condition = self.condition_encoder.prepare(image, mask)
+        h = latent
+        for step in self.walk():
+            if isinstance(step, Run):
+                h = step(h)
+            elif condition is not None:
+                h = condition.apply(step.level, h)
+        return h

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import AsymmetricAutoencoder
-from .config import AutoencoderConfig, ConditionConfig, preset_name
+from .config import AutoencoderConfig, ConditionConfig, Config, preset_name
 from .layers import Attention, Level, ResidualBlock
 
 UNEVENNESS = 0.5
@@ -26,7 +26,7 @@ _FACTORS = {"base": (1.0, 0), "1.5x": (1.5, 1), "2x": (2.0, 3)}
 """Width factor and added blocks a level that make the paper's decoders of the stock one."""
 
 
-def grown_config(config: AutoencoderConfig, preset: str) -> AutoencoderConfig:
+def grown_config(config: Config, preset: str) -> AutoencoderConfig:
     """The shape that `preset` makes of a VAE's decoder. It always has a condition.
 
     Args:
@@ -36,6 +36,7 @@ def grown_config(config: AutoencoderConfig, preset: str) -> AutoencoderConfig:
     Raises:
         ValueError: another word, or widths that GroupNorm cannot divide.
     """
+    config = _growable(config)
     if preset_name(config) == preset:
         return config
     if preset in _FACTORS:
@@ -62,7 +63,7 @@ def grown_config(config: AutoencoderConfig, preset: str) -> AutoencoderConfig:
 
 
 @torch.no_grad()
-def grow(vae: AsymmetricAutoencoder, config: AutoencoderConfig, *, seed: int = 0) -> AsymmetricAutoencoder:
+def grow(vae: AsymmetricAutoencoder, config: Config, *, seed: int = 0) -> AsymmetricAutoencoder:
     """A VAE of shape `config` with the function of `vae`, on the CPU in float32. `vae` itself is left alone.
 
     A condition encoder that `vae` does not have gets fresh weights.
@@ -74,7 +75,8 @@ def grow(vae: AsymmetricAutoencoder, config: AutoencoderConfig, *, seed: int = 0
     Raises:
         ValueError: `config` is smaller, or differs in anything else.
     """
-    _check_growth(vae.config, config)
+    old, config = _growable(vae.config), _growable(config)
+    _check_growth(old, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown = AsymmetricAutoencoder(config).float()
@@ -86,11 +88,11 @@ def grow(vae: AsymmetricAutoencoder, config: AutoencoderConfig, *, seed: int = 0
                 tensor.copy_(_grown(source[name], tuple(tensor.shape), groups))
         for level in grown.decoder.up:
             assert isinstance(level, Level)
-            for block in list(level.block)[vae.config.decoder_blocks :]:
+            for block in list(level.block)[old.decoder_blocks :]:
                 assert isinstance(block, ResidualBlock)
                 for parameter in block.conv2.parameters():
                     parameter.zero_()
-        _keep_attention_scale(vae.decoder.mid.attn_1, grown.decoder.mid.attn_1)
+        _keep_attention_scale(_attention(vae), _attention(grown), groups)
     return grown.eval().requires_grad_(False)
 
 
@@ -104,7 +106,7 @@ def match_norms(grown: AsymmetricAutoencoder, vae: AsymmetricAutoencoder, latent
         latent: (B, C, h, w) of some pictures. The more they are like those to come, the closer the match.
     """
     expected: dict[str, tuple[Tensor, Tensor]] = {}
-    groups = grown.config.norm_groups
+    groups = _growable(grown.config).norm_groups
     old, new = dict(_norms(vae)), dict(_norms(grown))
 
     def observe(name: str) -> Callable[..., None]:
@@ -145,6 +147,21 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.mean(dim=(0, 2, 3)), x.std(dim=(0, 2, 3))
 
 
+def _growable(config: Config) -> AutoencoderConfig:
+    if not isinstance(config, AutoencoderConfig):
+        raise ValueError(
+            f"Expected a VAE with GroupNorm, as Stable Diffusion's and FLUX's, but got one of the {config.family} "
+            "family, whose decoders cannot be grown yet."
+        )
+    return config
+
+
+def _attention(vae: AsymmetricAutoencoder) -> Attention:
+    assert vae.decoder.mid is not None
+    assert isinstance(vae.decoder.mid.attn_1, Attention)
+    return vae.decoder.mid.attn_1
+
+
 def _check_growth(old: AutoencoderConfig, new: AutoencoderConfig) -> None:
     same = dataclasses.replace(
         new, decoder_channels=old.decoder_channels, decoder_blocks=old.decoder_blocks, condition=old.condition
@@ -183,10 +200,10 @@ def _shares(source: Tensor, rows: int) -> Tensor:
     return ((1 + uneven - means.gather(1, index) / counts) / counts).float()
 
 
-def _keep_attention_scale(old: Attention, new: Attention) -> None:
+def _keep_attention_scale(old: Attention, new: Attention, groups: int) -> None:
     """Attention divides by the root of its width, and each repeat adds its product once more."""
     channels, width = old.q.weight.shape[0], new.q.weight.shape[0]
-    source = _repeats(channels, width, new.norm.num_groups)
+    source = _repeats(channels, width, groups)
     counts = torch.bincount(source).float()[source]
     scale = (width / channels) ** 0.5 / counts
     new.q.weight.mul_(scale[:, None, None, None])

@@ -1,16 +1,20 @@
 """The blocks that encoder and decoder are made of.
 
-Every module takes `ops`, the namespace its layers come from: `CastingOps`, or a host's own (off-loading). Attribute
-names are those of the LDM checkpoints.
+Every module takes `ops`, the namespace its layers come from: `CastingOps`, or a host's own (off-loading). What differs
+from family to family, norms and residual blocks, comes as `Blocks`. Attribute names are those of the LDM checkpoints.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from .walk import Run
 
 
 class Ops(Protocol):
@@ -48,56 +52,121 @@ def group_norm(channels: int, groups: int, ops: Ops) -> nn.GroupNorm:
     return ops.GroupNorm(num_groups=groups, num_channels=channels, eps=1e-6)
 
 
-class ResidualBlock(nn.Module):
+class RMSNorm(nn.Module):
+    """Each pixel's channels, divided by their root mean square; no bias. Half precision is normalised in float32."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact).clamp(min=1e-12)
+        gamma = self.gamma.to(x.device, exact) * x.shape[1] ** 0.5
+        return (x.to(exact) / length * gamma[:, None, None]).to(x.dtype)
+
+
+class Stage(NamedTuple):
+    """A convolution of what is first normalised and activated."""
+
+    conv: nn.Conv2d
+    norm: nn.Module | None = None
+    activation: Callable[..., Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.conv(self.activated(x, x if self.norm is None else self.norm(x)))
+
+    def activated(self, x: Tensor, normed: Tensor) -> Tensor:
+        """`x` is what `normed` was made of: it is left alone, `normed` is not, where it is another tensor."""
+        return normed if self.activation is None else self.activation(normed, inplace=normed is not x)
+
+
+class Residual(nn.Module):
+    """Stages, and their input added to what they give."""
+
+    after: Callable[..., Tensor] | None = None
+    """Activation of the sum."""
+    local = True
+    """Whether a row needs no more than its neighbours, but for a GroupNorm's statistics at the head of a stage."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        raise NotImplementedError
+
+    @property
+    def shortcut(self) -> nn.Conv2d | None:
+        """Of 1×1, where the widths differ."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x
+        for stage in self.stages:
+            h = stage(h)
+        shortcut = self.shortcut
+        h = h + (x if shortcut is None else shortcut(x))
+        return h if self.after is None else self.after(h, inplace=True)
+
+
+class ResidualBlock(Residual):
     conv1: nn.Conv2d
     conv2: nn.Conv2d
     nin_shortcut: nn.Conv2d | None
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int, ops: Ops):
+    def __init__(self, in_channels: int, out_channels: int, norm: Callable[[int], nn.Module], ops: Ops):
         super().__init__()
-        self.norm1 = group_norm(in_channels, groups, ops)
+        self.norm1 = norm(in_channels)
         self.conv1 = ops.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.norm2 = group_norm(out_channels, groups, ops)
+        self.norm2 = norm(out_channels)
         self.conv2 = ops.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         self.nin_shortcut = None
         if in_channels != out_channels:
             self.nin_shortcut = ops.Conv2d(in_channels, out_channels, kernel_size=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x), inplace=True))
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
-        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return Stage(self.conv1, self.norm1, F.silu), Stage(self.conv2, self.norm2, F.silu)
+
+    @property
+    def shortcut(self) -> nn.Conv2d | None:
+        return self.nin_shortcut
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Single-head attention over all positions; all (B, C, H, W)."""
+    b, c, h, w = q.shape
+    # (B, C, H, W) -> (B, 1 head, H·W, C)
+    q, k, v = (t.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v)
+    return out.squeeze(1).transpose(1, 2).reshape(b, c, h, w)
 
 
 class Attention(nn.Module):
     """Single-head self-attention over all positions; projections are 1×1 convolutions as in LDM."""
 
-    def __init__(self, channels: int, groups: int, ops: Ops):
+    def __init__(self, channels: int, norm: Callable[[int], nn.Module], ops: Ops):
         super().__init__()
-        self.norm = group_norm(channels, groups, ops)
+        self.norm = norm(channels)
         self.q = ops.Conv2d(channels, channels, kernel_size=1)
         self.k = ops.Conv2d(channels, channels, kernel_size=1)
         self.v = ops.Conv2d(channels, channels, kernel_size=1)
         self.proj_out = ops.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
         normed = self.norm(x)
-        # (B, C, H, W) -> (B, 1 head, H·W, C)
-        q, k, v = (f(normed).flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for f in (self.q, self.k, self.v))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(out.squeeze(1).transpose(1, 2).reshape(b, c, h, w))
+        return x + self.proj_out(attend(self.q(normed), self.k(normed), self.v(normed)))
 
 
-class Middle(nn.Module):
-    def __init__(self, channels: int, groups: int, ops: Ops):
+class FusedAttention(nn.Module):
+    """As `Attention`, with one projection for query, key and value."""
+
+    def __init__(self, channels: int, norm: Callable[[int], nn.Module], ops: Ops):
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, groups, ops)
-        self.attn_1 = Attention(channels, groups, ops)
-        self.block_2 = ResidualBlock(channels, channels, groups, ops)
+        self.norm = norm(channels)
+        self.to_qkv = ops.Conv2d(channels, 3 * channels, kernel_size=1)
+        self.proj = ops.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        return x + self.proj(attend(*self.to_qkv(self.norm(x)).chunk(3, dim=1)))
 
 
 class Downsample(nn.Module):
@@ -114,12 +183,44 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Doubles the size: nearest neighbour, then a convolution."""
 
-    def __init__(self, channels: int, ops: Ops):
+    conv: nn.Conv2d
+
+    def __init__(self, in_channels: int, out_channels: int, ops: Ops, *, bias: bool = True):
         super().__init__()
-        self.conv = ops.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.conv = ops.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What a family makes its networks of. Each call takes channels, in and out where they may differ."""
+
+    residual: Callable[[int, int], Residual]
+    upsample: Callable[[int, int], nn.Module]
+    downsample: Callable[[int], nn.Module]
+    norm: Callable[[int], nn.Module] | None = None
+    """Before the last convolution of either network, with a SiLU; None: neither."""
+    attention: Callable[[int], nn.Module] | None = None
+    """In the middle, between two residual blocks; None: no middle."""
+    last_residual: Callable[[int, int], Residual] | None = None
+    """At the coarsest level; None: as everywhere."""
+
+
+class Middle(nn.Module):
+    block_1: Residual
+    block_2: Residual
+
+    def __init__(self, channels: int, blocks: Blocks):
+        super().__init__()
+        assert blocks.attention is not None
+        self.block_1 = blocks.residual(channels, channels)
+        self.attn_1 = blocks.attention(channels)
+        self.block_2 = blocks.residual(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class Level(nn.Module):
@@ -128,33 +229,48 @@ class Level(nn.Module):
     recompute = False
     """Training: keep only each block's input, and compute the rest again for the gradient."""
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int, ops: Ops):
+    def __init__(self, in_channels: int, out_channels: int, count: int, residual: Callable[[int, int], Residual]):
         super().__init__()
         self.block = nn.ModuleList(
-            ResidualBlock(in_channels if i == 0 else out_channels, out_channels, groups, ops) for i in range(blocks)
+            residual(in_channels if i == 0 else out_channels, out_channels) for i in range(count)
         )
 
+    @property
+    def resample(self) -> nn.Module | None:
+        """The change of resolution."""
+        raise NotImplementedError
+
+    def walk(self) -> list[Run]:
+        steps = [Run(block, recompute=self.recompute) for block in self.block]
+        return steps if self.resample is None else [*steps, Run(self.resample)]
+
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = cast(Tensor, checkpoint(block, x, use_reentrant=False)) if self.recompute else block(x)
+        for step in self.walk():
+            x = step(x)
         return x
 
 
 class DownLevel(Level):
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int, ops: Ops, *, last: bool):
-        super().__init__(in_channels, out_channels, blocks, groups, ops)
-        self.downsample = None if last else Downsample(out_channels, ops)
+    def __init__(
+        self, in_channels: int, out_channels: int, count: int, residual: Callable[[int, int], Residual],
+        downsample: Callable[[], nn.Module] | None,
+    ):  # fmt: skip
+        super().__init__(in_channels, out_channels, count, residual)
+        self.downsample = None if downsample is None else downsample()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
-        return x if self.downsample is None else self.downsample(x)
+    @property
+    def resample(self) -> nn.Module | None:
+        return self.downsample
 
 
 class UpLevel(Level):
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int, ops: Ops, *, last: bool):
-        super().__init__(in_channels, out_channels, blocks, groups, ops)
-        self.upsample = None if last else Upsample(out_channels, ops)
+    def __init__(
+        self, in_channels: int, out_channels: int, count: int, residual: Callable[[int, int], Residual],
+        upsample: Callable[[], nn.Module] | None,
+    ):  # fmt: skip
+        super().__init__(in_channels, out_channels, count, residual)
+        self.upsample = None if upsample is None else upsample()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
-        return x if self.upsample is None else self.upsample(x)
+    @property
+    def resample(self) -> nn.Module | None:
+        return self.upsample

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from . import lean
-from .config import AutoencoderConfig
+from .config import Config
 
 PLAIN_SHARE, STRIPED_SHARE = 0.45, 0.3
 """Above the tensors: what convolutions take for themselves, and what allocators cannot use again."""
@@ -24,7 +24,7 @@ FUSED_ATTENTION = {"cpu", "cuda"}
 
 
 def decode_bytes(
-    config: AutoencoderConfig,
+    config: Config,
     latent_size: tuple[int, int],
     *,
     dtype: torch.dtype = torch.float32,
@@ -43,7 +43,7 @@ def decode_bytes(
     conditioned = config.condition is not None if conditioned is None else conditioned
     cells = latent_size[0] * latent_size[1]
     pixels = cells * config.factor**2
-    attention = _attention_values(config.decoder_channels[-1], cells, device)
+    attention = _attention_values(config, config.decoder_channels[-1], cells * config.latent_packing**2, device)
     # the picture, and what is made of image and mask before the first convolution
     around = 2 * config.image_channels * pixels + (10 * pixels if conditioned else 0)
     if lean.pays_for(config, latent_size, device):
@@ -58,7 +58,7 @@ def decode_bytes(
 
 
 def encode_bytes(
-    config: AutoencoderConfig,
+    config: Config,
     image_size: tuple[int, int],
     *,
     dtype: torch.dtype = torch.float32,
@@ -71,17 +71,17 @@ def encode_bytes(
     """
     channels = config.encoder_channels or config.decoder_channels
     pixels = image_size[0] * image_size[1]
-    steps = [_attention_values(channels[-1], pixels / config.factor**2, torch.device(device))]
+    steps = [_attention_values(config, channels[-1], pixels / config.network_factor**2, torch.device(device))]
     before = channels[0]
     for level, width in enumerate(channels):
         # the level's input is held, beside a later block's own input and what it makes of it
-        steps.append((before + (3 + (config.encoder_blocks > 1)) * width) * pixels / 4**level)
+        steps.append((before + (3 + (config.encoder_block_counts[level] > 1)) * width) * pixels / 4**level)
         before = width
     around = 2 * config.image_channels * pixels
     return round((max(steps) * (1 + PLAIN_SHARE) + around) * dtype.itemsize) + RESIDENT
 
 
-def _plain_steps(config: AutoencoderConfig, pixels: float, conditioned: bool) -> Iterator[float]:
+def _plain_steps(config: Config, pixels: float, conditioned: bool) -> Iterator[float]:
     """Values alive at the worst moments of each level, as `Decoder.forward` runs it."""
     widths = config.decoder_channels
     maps = _maps(config, pixels) if conditioned else []
@@ -94,13 +94,13 @@ def _plain_steps(config: AutoencoderConfig, pixels: float, conditioned: bool) ->
         if maps:
             yield waiting + 3 * before * here  # blending: map, features, result
         # the level's input is held, beside a later block's own input and what it makes of it
-        yield waiting + (before + (3 + (config.decoder_blocks > 1)) * width) * here
+        yield waiting + (before + (3 + (config.decoder_block_counts[level] > 1)) * width) * here
         if level:
             yield waiting + (before + 9 * width) * here  # enlarged features, before and after their convolution
         before = width
 
 
-def _striped_steps(config: AutoencoderConfig, pixels: float, conditioned: bool) -> Iterator[float]:
+def _striped_steps(config: Config, pixels: float, conditioned: bool) -> Iterator[float]:
     """The same as `asymvq.lean` runs it, without the stripes themselves."""
     widths = config.decoder_channels
     maps = [0.0, 0.0, *_maps(config, pixels)[2:]] if conditioned else []
@@ -120,11 +120,13 @@ def _striped_steps(config: AutoencoderConfig, pixels: float, conditioned: bool) 
         before = width
 
 
-def _maps(config: AutoencoderConfig, pixels: float) -> list[float]:
+def _maps(config: Config, pixels: float) -> list[float]:
     """Values of each condition map, fine to coarse."""
     return [width * pixels / 4 ** max(0, i - 1) for i, width in enumerate(config.condition_channels)]
 
 
-def _attention_values(width: int, cells: float, device: torch.device) -> float:
+def _attention_values(config: Config, width: int, cells: float, device: torch.device) -> float:
     """Of the middle's attention: query, key, value, their sources and result, and the matrix where it is held."""
+    if not config.attention:
+        return 0
     return 9 * width * cells + (0 if device.type in FUSED_ATTENTION else 2 * cells**2)

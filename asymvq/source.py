@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autoencoder import check_condition, check_latent
-from .config import AutoencoderConfig
+from .config import Config
 from .crop import Box
 from .masks import MASK_FLOOR, edited
 from .tiles import Tile
@@ -101,7 +101,7 @@ class Source:
 
 
 def fit_source(
-    config: AutoencoderConfig,
+    config: Config,
     latent: Tensor,
     *,
     image: Tensor | None,

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 import asymvq
 from asymvq import lean
+from asymvq import stripes as stripes_module
 from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
 
 TINY = AutoencoderConfig(
@@ -48,8 +49,8 @@ class OneDevice(TorchDispatchMode):
 @pytest.fixture(params=[1, 2**12, None], ids="stripes of {} values".format)
 def stripes(request, monkeypatch):
     if request.param is not None:
-        monkeypatch.setattr(lean, "_OTHER_DEVICES", request.param)
-        monkeypatch.setitem(lean._STRIPE_VALUES, "cpu", request.param)
+        monkeypatch.setattr(stripes_module, "OTHER_DEVICES", request.param)
+        monkeypatch.setitem(stripes_module.VALUES, "cpu", request.param)
 
 
 def arguments(config, dtype, device):
@@ -105,7 +106,7 @@ def test_whole_decodes_and_encodes_are_of_one_type(name, rescued, stripes, make_
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @torch.no_grad()
 def test_striped_normalisation_in_one_type_is_as_good(dtype, make_vae, monkeypatch):
-    monkeypatch.setitem(lean._STRIPE_VALUES, "cpu", 2**12)
+    monkeypatch.setitem(stripes_module.VALUES, "cpu", 2**12)
     vae, half = make_vae(TINY), make_vae(TINY).to(dtype)
     latent, image, mask = arguments(TINY, torch.float32, "cpu")
     exact = vae.decode(latent, image=image, mask=mask, striped=False)

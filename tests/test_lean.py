@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from asymvq import lean
+from asymvq import stripes as stripes_module
 from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
 
 TINY = AutoencoderConfig(
@@ -20,7 +21,7 @@ CONFIGS = {
 
 @pytest.fixture(params=[1, 2**10, 2**14], ids="stripes of {} values".format)
 def stripes(request, monkeypatch):
-    monkeypatch.setitem(lean._STRIPE_VALUES, "cpu", request.param)
+    monkeypatch.setitem(stripes_module.VALUES, "cpu", request.param)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from asymvq import lean, memory_model
+from asymvq import stripes as stripes_module
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.config import PRESETS, AutoencoderConfig, ConditionConfig, MaskReduction
 from asymvq.memory_model import decode_bytes, encode_bytes
@@ -77,7 +78,7 @@ def counted(run) -> int:
 @pytest.fixture
 def device(monkeypatch) -> str:
     """The meta device, as `device.type` says it, with the sizes of a GPU's stripes."""
-    monkeypatch.setitem(lean._STRIPE_VALUES, "meta", 2**24)
+    monkeypatch.setitem(stripes_module.VALUES, "meta", 2**24)
     monkeypatch.setattr(lean, "MIXED_NORMALISATION", {"meta"})
     monkeypatch.setattr(memory_model, "FUSED_ATTENTION", {"meta"})
     return "meta"

@@ -6,7 +6,6 @@ encoder is `decoder.condition_encoder`, and attention projections are 1×1 convo
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import re
@@ -23,6 +22,7 @@ from ..config import (
     PRESETS,
     AutoencoderConfig,
     ConditionConfig,
+    Config,
     LatentSpace,
     MaskReduction,
     preset_name,
@@ -36,8 +36,8 @@ from .native import LATENTS_KEY, PREFIX, from_native
 log = logging.getLogger(__name__)
 
 DEFAULT_NORM_GROUPS = 32
-_TENSORS_A_BLOCK = 8
-"""Weights and biases of two norms and two convolutions, the least that a residual block has."""
+_TENSORS_A_BLOCK = 6
+"""The least that a residual block has: weights and biases of three convolutions, or of two with the norms' weights."""
 
 
 class Layout(Enum):
@@ -128,7 +128,7 @@ def recognise(
     norm_groups: int | None = None,
     latents: LatentSpace | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> tuple[Layout, AutoencoderConfig, dict[str, Tensor]]:
+) -> tuple[Layout, Config, dict[str, Tensor]]:
     """Layout, shape and the tensors under the model's names, checked to be exactly the model's.
 
     Args:
@@ -153,7 +153,7 @@ def recognise(
     if latents is None:
         latents = config.latents or _told_latents(layout, config, [*found.outside, *left_out], metadata or {})
     try:
-        return layout, dataclasses.replace(config, latents=latents), state
+        return layout, config.replaced(latents=latents), state
     except ValueError as error:
         raise CheckpointError(f"{error} What stands beside the weights belongs to another model.") from error
 
@@ -190,7 +190,7 @@ def _refuse_foreign(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _told_latents(
-    layout: Layout, config: AutoencoderConfig, others: Iterable[str], metadata: Mapping[str, str]
+    layout: Layout, config: Config, others: Iterable[str], metadata: Mapping[str, str]
 ) -> LatentSpace | None:
     """How pipelines scale the latents, where the file tells. None: nothing tells, and nothing is guessed."""
     if LATENTS_KEY in metadata:
@@ -217,7 +217,7 @@ def _told_latents(
     return None
 
 
-def to_diffusers(state: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
+def to_diffusers(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """The tensors under diffusers' names, attention weights as matrices."""
     converted: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -318,12 +318,12 @@ def _config_from_shapes(state: Mapping[str, Tensor], norm_groups: int) -> Autoen
         ) from error
 
 
-def _check_complete(config: AutoencoderConfig, state: Mapping[str, Tensor]) -> None:
+def _check_complete(config: Config, state: Mapping[str, Tensor]) -> None:
     levels = len(config.decoder_channels)
-    blocks = levels * (config.decoder_blocks + (config.encoder_blocks if config.encoder_channels else 0))
+    blocks = sum(config.decoder_block_counts) + (sum(config.encoder_block_counts) if config.encoder_channels else 0)
     if (least := _TENSORS_A_BLOCK * blocks) > len(state):  # before anything is built, which costs time a block
         raise CheckpointError(
-            f"Expected at least {least} tensors for {levels} levels of {config.decoder_blocks} residual blocks, but "
+            f"Expected at least {least} tensors for {levels} levels with {blocks} residual blocks, but "
             f"got {len(state)}. The file is incomplete or damaged."
         )
     with torch.device("meta"):

@@ -6,7 +6,6 @@ that rewrite a file keep its tensors and lose its metadata; the copy in the meta
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -14,7 +13,8 @@ from datetime import datetime, timezone
 import torch
 from torch import Tensor, nn
 
-from ..config import AutoencoderConfig, LatentSpace, preset_name
+from ..autoencoders import config_from_dict, config_to_dict
+from ..config import Config, LatentSpace, preset_name
 from .errors import CheckpointError, shown
 
 PREFIX = "asymvq."
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 MAX_CONFIG_BYTES = 2**16
 
 
-def to_native(vae: nn.Module | Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
+def to_native(vae: nn.Module | Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """The tensors of a native file, for hosts that write files themselves.
 
     Args:
@@ -36,7 +36,7 @@ def to_native(vae: nn.Module | Mapping[str, Tensor], config: AutoencoderConfig) 
         The same tensors under prefixed names, and the config: uint8, (N,), UTF-8 JSON.
     """
     state = vae.state_dict() if isinstance(vae, nn.Module) else vae
-    data = {"format": FORMAT_VERSION, "config": config.to_dict()}
+    data = {"format": FORMAT_VERSION, "config": config_to_dict(config)}
     if config.latents is not None:  # beside the config, where older versions do not look
         data["latents"] = config.latents.to_dict()
     text = json.dumps(data)
@@ -45,7 +45,7 @@ def to_native(vae: nn.Module | Mapping[str, Tensor], config: AutoencoderConfig) 
     return tensors
 
 
-def native_metadata(config: AutoencoderConfig, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+def native_metadata(config: Config, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Safetensors metadata for people and model managers; nothing is read back from it.
 
     Args:
@@ -55,7 +55,7 @@ def native_metadata(config: AutoencoderConfig, extra: Mapping[str, str] | None =
     return {
         "format": "pt",
         "asymvq.format": str(FORMAT_VERSION),
-        "asymvq.config": json.dumps(config.to_dict()),
+        "asymvq.config": json.dumps(config_to_dict(config)),
         **latents_metadata(config),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "asymmetric-vqgan/vae",
@@ -66,11 +66,11 @@ def native_metadata(config: AutoencoderConfig, extra: Mapping[str, str] | None =
     }
 
 
-def latents_metadata(config: AutoencoderConfig) -> dict[str, str]:
+def latents_metadata(config: Config) -> dict[str, str]:
     return {} if config.latents is None else {LATENTS_KEY: json.dumps(config.latents.to_dict())}
 
 
-def from_native(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict[str, Tensor]]:
+def from_native(tensors: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]]:
     """The inverse of `to_native`.
 
     Raises:
@@ -86,9 +86,9 @@ def from_native(tensors: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, dict[
         # Tools that convert every tensor to half precision leave 0…255 exact.
         data = json.loads(bytes(encoded.flatten().to(torch.uint8).tolist()))
         version = data["format"]
-        config = AutoencoderConfig.from_dict(data["config"]) if version == FORMAT_VERSION else None
+        config = config_from_dict(data["config"]) if version == FORMAT_VERSION else None
         if config is not None and data.get("latents") is not None:
-            config = dataclasses.replace(config, latents=LatentSpace.from_dict(data["latents"]))
+            config = config.replaced(latents=LatentSpace.from_dict(data["latents"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"Expected the config as JSON in tensor {CONFIG_KEY!r}, but it cannot be read: {str(error).rstrip('.')}. "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import AutoencoderConfig
+from ..config import Config
 from ..layers import Ops
 from ..precision import too_large_for
 from .errors import CheckpointError, shown
@@ -37,7 +37,7 @@ class Checkpoint:
     """A file's content, ready for a model."""
 
     layout: Layout
-    config: AutoencoderConfig
+    config: Config
     state_dict: dict[str, Tensor]
     """Under the model's names, on the CPU, in memory of their own: the file may change or go."""
     metadata: dict[str, str]
@@ -111,8 +111,8 @@ def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:
         raise ValueError("Expected a decoder without an encoder, but it has one. Use it as it is.")
     if donor.config.encoder_channels is None:
         raise ValueError("Expected a VAE with an encoder to take it from, but it has none. Choose a complete VAE.")
-    for field in ("latent_channels", "factor", "image_channels", "norm_groups"):
-        expected, got = getattr(decoder.config, field), getattr(donor.config, field)
+    for field in ("family", "latent_channels", "factor", "image_channels", "norm_groups"):
+        expected, got = (getattr(checkpoint.config, field, None) for checkpoint in (decoder, donor))
         if expected != got:
             raise ValueError(
                 f"Expected a VAE with {field} = {expected}, as the decoder's, but got {got}. Choose the VAE that the "
@@ -131,14 +131,15 @@ def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:
         name: tensor.to(decoder.dtype) for name, tensor in donor.state_dict.items() if name.startswith(tuple(roots))
     }
     kept = {name: tensor for name, tensor in decoder.state_dict.items() if not name.startswith("quant_conv.")}
-    config = dataclasses.replace(
-        decoder.config,
-        encoder_channels=donor.config.encoder_channels,
-        encoder_blocks=donor.config.encoder_blocks,
-        quant_conv=donor.config.quant_conv,
-        post_quant_conv=decoder.config.post_quant_conv or donor.config.post_quant_conv,
-        latents=ours or theirs,
-    )
+    fields = vars(decoder.config)
+    changes = {
+        name: getattr(donor.config, name)
+        for name in ("encoder_channels", "encoder_blocks", "quant_conv")
+        if name in fields
+    }
+    if "post_quant_conv" in fields:
+        changes["post_quant_conv"] = decoder.config.post_quant_conv or donor.config.post_quant_conv
+    config = decoder.config.replaced(**changes, latents=ours or theirs)
     return dataclasses.replace(decoder, config=config, state_dict={**taken, **kept})
 
 

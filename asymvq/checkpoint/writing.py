@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import LATENT_CHANNELS, LATENT_SPACES, AutoencoderConfig, LatentSpace, MaskReduction
+from ..config import LATENT_CHANNELS, LATENT_SPACES, AutoencoderConfig, Config, ConfigT, LatentSpace, MaskReduction
 from ..outputs import replacing
 from ..precision import too_large_for
 from .folders import DIFFUSERS_STEM
@@ -75,7 +74,7 @@ def save(
             temporary.write_text(json.dumps(diffusers, indent=2) + "\n", encoding="utf-8")
 
 
-def with_latents(config: AutoencoderConfig, latents: LatentSpace | str | None) -> AutoencoderConfig:
+def with_latents(config: ConfigT, latents: LatentSpace | str | None) -> ConfigT:
     """`config` with other latents, where they are given.
 
     Raises:
@@ -92,7 +91,7 @@ def with_latents(config: AutoencoderConfig, latents: LatentSpace | str | None) -
                 f"{channels}."
             )
         latents = LATENT_SPACES[latents]
-    return dataclasses.replace(config, latents=latents)
+    return config.replaced(latents=latents)
 
 
 def output_files(path: Path, layout: str) -> tuple[Path, ...]:
@@ -110,12 +109,15 @@ def output_files(path: Path, layout: str) -> tuple[Path, ...]:
     return path / f"{DIFFUSERS_STEM}.safetensors", path / "config.json"
 
 
-def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
+def diffusers_config(config: Config) -> dict[str, Any]:
     """The config.json of the diffusers model with the same function.
 
     Raises:
         ValueError: there is none.
     """
+    if not isinstance(config, AutoencoderConfig) or config.latent_packing > 1:
+        packed = ", packed" if config.latent_packing > 1 else ""
+        raise _not_in_diffusers("has GroupNorm, and latents that are not packed", f"family {config.family}{packed}")
     if config.encoder_channels is None:
         raise _not_in_diffusers("has an encoder", "a decoder alone")
     common = {

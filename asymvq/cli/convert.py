@@ -8,7 +8,7 @@ import dataclasses
 from ..checkpoint import build, read, save, with_latents
 from ..checkpoint.native import CONFIG_KEY, LATENTS_KEY
 from ..checkpoint.writing import output_files
-from ..config import AutoencoderConfig, LatentSpace
+from ..config import Config, LatentSpace
 from ..outputs import check_output
 from .devices import parse_dtype
 
@@ -50,7 +50,7 @@ def _said_otherwise(file: LatentSpace | None, written: LatentSpace | None) -> st
     return "" if file is None or file == written else f", where the file said {describe(file)}"
 
 
-def _with_said_latents(config: AutoencoderConfig, args: argparse.Namespace) -> AutoencoderConfig:
+def _with_said_latents(config: Config, args: argparse.Namespace) -> Config:
     """`config` with what the command line says; the rest as the file does."""
     config = with_latents(config, args.latents)
     scaling, shift = args.scaling_factor, args.shift_factor
@@ -60,4 +60,4 @@ def _with_said_latents(config: AutoencoderConfig, args: argparse.Namespace) -> A
         raise ValueError("Expected --scaling-factor with --shift-factor, but got the shift alone. Say both.")
     given = {name: v for name, v in (("scaling_factor", scaling), ("shift_factor", shift)) if v is not None}
     known = {} if config.latents is None else config.latents.to_dict()
-    return dataclasses.replace(config, latents=LatentSpace.from_dict(known | given))
+    return config.replaced(latents=LatentSpace.from_dict(known | given))

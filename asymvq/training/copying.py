@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoder import AsymmetricAutoencoder
+from ..config import AutoencoderConfig
 from ..layers import ResidualBlock
 
 OFFSET_SIGNS = (1.0, -1.0, 1.0, -1.0)
@@ -36,6 +37,8 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
     """
     config, decoder = vae.config, vae.decoder
     channels = config.decoder_channels[0]
+    if not isinstance(config, AutoencoderConfig) or not isinstance(decoder.norm_out, nn.GroupNorm):
+        raise ValueError(f"Expected a decoder with GroupNorm, but got one of the {config.family} family.")
     if channels // config.norm_groups != 4 or config.norm_groups < config.image_channels:
         raise ValueError(
             f"Expected 4 channels a group at the finest level, but got {channels} channels in "
@@ -54,6 +57,7 @@ def _write_code(vae: AsymmetricAutoencoder, offset: float) -> None:
     decoder.conv_out.weight.zero_()
     assert decoder.conv_out.bias is not None
     decoder.conv_out.bias.zero_()
+    assert isinstance(decoder.norm_out, nn.GroupNorm)
     decoder.norm_out.weight.fill_(1.0)
     decoder.norm_out.bias.zero_()
     # E[x²] of natural pictures in [-1, 1] is about a quarter
@@ -70,6 +74,7 @@ def _write_code(vae: AsymmetricAutoencoder, offset: float) -> None:
 
 def copied_modules(vae: AsymmetricAutoencoder) -> list[nn.Module]:
     """What writes and reads the code of kept pixels: frozen while the rest is trained."""
+    assert vae.decoder.norm_out is not None
     modules: list[nn.Module] = [vae.decoder.norm_out, vae.decoder.conv_out]
     if vae.decoder.condition_encoder is not None:
         modules.append(vae.decoder.condition_encoder.layers[0])

@@ -402,7 +402,7 @@ class Training:
             with _without_sync(network, not last), _without_sync(judge, not last):
                 with _autocast(self.device, recipe):
                     latent = sample_latent(*self._posterior(batch, latents), batch)
-                    output = network(self._post_quant(latent), image=batch.image, mask=batch.mask)
+                    output = network(self.vae.network_latent(latent), image=batch.image, mask=batch.mask)
                 loss, log = self.criterion.reconstruction(output, batch.image, batch.mask)
                 if adversarial:
                     last_layer = self.vae.decoder.conv_out
@@ -454,9 +454,6 @@ class Training:
         return torch.stack(means).to(self.device), torch.stack(deviations).to(self.device)
 
     @torch.no_grad()
-    def _post_quant(self, latent: Tensor) -> Tensor:
-        return latent if self.vae.post_quant_conv is None else self.vae.post_quant_conv(latent)
-
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self.recipe.average, (self.step + 1) / (self.step + 10))
@@ -578,9 +575,9 @@ class Training:
         """Mean error of the decoded picture in values of [-1, 1]; NaN or infinite where it cannot be decoded."""
         image, mask, latent = probe
         with _autocast(self.device, self.recipe):
-            current = self.vae.decoder(self._post_quant(latent), image=image, mask=mask)
+            current = self.vae.decoder(self.vae.network_latent(latent), image=image, mask=mask)
         with self.averaged() as vae:
-            averaged = vae.decoder(self._post_quant(latent), image=image, mask=mask)
+            averaged = vae.decoder(self.vae.network_latent(latent), image=image, mask=mask)
         return max((picture.float() - image).abs().mean().item() for picture in (current, averaged))
 
     def _fault(self, tensors: Mapping[str, Tensor]) -> str | None:
