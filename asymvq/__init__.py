@@ -8,6 +8,7 @@ from .autoencoder import AsymmetricAutoencoder
 from .checkpoint import CheckpointError, load, save
 from .config import LATENT_SPACES, PRESETS, AutoencoderConfig, ConditionConfig, LatentSpace, MaskReduction
 from .decode import Keep, decode
+from .harmonise import harmonise
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "LatentSpace",
     "MaskReduction",
     "decode",
+    "harmonise",
     "load",
     "save",
 ]

@@ -1,0 +1,353 @@
+"""Colours and light of an edit made to continue those of the kept pixels. No weights, any decoder.
+
+What a decode gets wrong is seen on kept pixels, where the source is known: r = image - decoded. What of it goes on
+inside the mask is estimated as universal kriging does, a Gaussian process with a mean that is linear in a few features
+(Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, section 2.7):
+
+    r(p) = features(p) · b + t(p) + noise,      b_g ~ N(0, τ_g²),      t ~ GP(0, σ² k)
+
+- features: constant, linear and quadratic in the position (drift of a whole picture); the decode's colour (contrast,
+  saturation, hue); and the first of them within a few pixels of the mask only, where latent cells that the mask
+  touches reach over its border: with a noise mask that is all that is seen of the drift inside.
+- k: exponentials, as smooth as a membrane: what is near a kept pixel errs as it does.
+- τ_g and σ are chosen by each picture itself (evidence, MacKay 1992; EM steps): a good autoencoder's decode of its own
+  latent has nothing to mend and is left alone, a drifting one is corrected fully.
+
+Pixels where the content differs across the mask's border are mixed by the decoder and tell nothing of drift: the jump
+there weights them down. Large residuals weigh less (Cauchy). Colours that no kept pixel has are corrected no further
+than those at the rim of what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELL = 8
+"""Pixels a side of the means that are observed beside the mask; COARSE times as many elsewhere."""
+COARSE = 4
+MAX_SIDE = 320
+"""Larger surroundings are looked at in blocks of 2, 4 or CELL pixels a side."""
+MAX_OBSERVATIONS = 1200
+"""Larger cells where there would be more: what a Cholesky factorisation takes milliseconds for."""
+MARGIN = 64
+"""Pixels around the mask that are looked at, at least; else half the mask's length."""
+KERNEL = ((0.3, 6.0), (0.7, 24.0))
+"""Share and length (pixels) of the exponentials."""
+NOISE = 0.3
+"""Variance of a cell's own error beside the kernel's."""
+OUTLIER = 0.3
+"""Residual, in [-1, 1], that weighs half."""
+MIXED = 0.1
+"""Jump of the content across the mask's border, likewise."""
+COLOUR_REACH = 2.0
+"""Standard deviations of the kept colours beyond which the colour map saturates."""
+COLOUR_FLOOR = 0.003
+"""Variance added to the kept colours': what cannot be told apart from grey."""
+COLOUR_GROUP = 3
+"""The colour map's, in `_features`."""
+RING = 1.25
+"""Latent cells that an edited one reaches over the mask's border, the decoder's own reach included."""
+EVIDENCE_STEPS = 6
+
+
+def harmonise(
+    decoded: Tensor,
+    *,
+    image: Tensor,
+    mask: Tensor,
+    strength: float = 1.0,
+    plain: Tensor | None = None,
+    factor: int = 8,
+) -> Tensor:
+    """`decoded` with the edited pixels' colours and light made to continue the kept ones'. Compose afterwards.
+
+    Args:
+        decoded: (B, 3, H, W) in about [-1, 1]. Gradients flow through it.
+        image: (B or 1, 3, H, W) in [-1, 1], the source. Only kept pixels count.
+        mask: (B or 1, 1, H, W) in [0, 1] or bool, 1 = edited. What is above 0 is corrected, fully; softness is for
+            composing.
+        strength: 0 changes nothing, 1 is what was estimated, linear between.
+        plain: (B, 3, H, W), the same latent's decode without its condition. A conditional decoder gives kept pixels
+            back, which then tell nothing; what the plain decode gets wrong does.
+        factor: pixels a latent cell, as the noise mask has them.
+
+    Returns:
+        (B, 3, H, W) of the dtype of `decoded`, computed in float32. Kept pixels stay as decoded; so does all where no
+        pixel is kept or none is edited.
+
+    Raises:
+        ValueError: shapes or counts that do not fit, or a strength outside 0 to 1.
+    """
+    _check(decoded, image, mask, strength, plain)
+    if strength == 0:
+        return decoded
+    result = decoded.clone()
+    with torch.autocast(decoded.device.type, enabled=False):
+        for i in range(decoded.shape[0]):
+            source, edited = (t[i % t.shape[0]].to(decoded.device) for t in (image, mask))
+            edited = edited[0] > 0
+            if not edited.any() or edited.all():
+                continue
+            around, inside = _surroundings(edited)
+            shown = (decoded if plain is None else plain)[i][around].float()
+            there = decoded[i][inside]
+            correction = _estimate(there.float(), shown, source[around].float(), edited, around, inside, factor)
+            corrected = (there.float() + strength * correction).to(decoded.dtype)
+            result[i][inside] = torch.where(edited[inside], corrected, there)
+    return result
+
+
+Part = tuple[EllipsisType, slice, slice]
+
+
+def _surroundings(edited: Tensor) -> tuple[Part, Part]:
+    """Rows and columns of the mask with what is around it, and its own."""
+    spans = [torch.nonzero(edited.any(dim=dim)).flatten()[[0, -1]].tolist() for dim in (1, 0)]
+    margin = max(MARGIN, *((last - first + 1) // 2 for first, last in spans))
+    (top, bottom), (left, right) = spans
+    around = slice(max(0, top - margin), bottom + 1 + margin), slice(max(0, left - margin), right + 1 + margin)
+    return (..., *around), (..., slice(top, bottom + 1), slice(left, right + 1))
+
+
+def _estimate(
+    decoded: Tensor, plain: Tensor, image: Tensor, edited: Tensor, around: Part, inside: Part, factor: int
+) -> Tensor:
+    """What to add to `decoded` (3, h, w), the part `inside`, of use where it is edited.
+
+    plain and image: (3, H, W), the part `around`. edited: (…, …) bool, the whole picture's.
+    """
+    size = (plain.shape[-2], plain.shape[-1])
+    blocks = _reduce(plain, image, ~edited[around])
+    with torch.no_grad():
+        weight = _weights(blocks)
+        middle, root = _colour_spread(blocks.plain, weight)
+        ring = _ring(blocks, factor)
+    seen = _observe(blocks, weight, ring, _bounded(blocks.plain, middle, root))
+    if len(seen.residual) == 0:
+        return torch.zeros_like(decoded)
+    features, groups = _features(seen.position, seen.colour, seen.ring, size)
+    coefficients, dual = _fit(seen, features, groups)
+
+    def smooth(points: Tensor) -> Tensor:
+        """All but the colour map, (N, 3) at (N, 2) points inside the mask."""
+        ones = torch.ones_like(points[:, :1])
+        at, _ = _features(points, 0 * ones.expand(-1, 3), ones, size)
+        return at @ coefficients + _kernel(points, seen.position) @ dual
+
+    offset = [i.start - a.start for i, a in zip(inside[1:], around[1:], strict=True)]
+    field = _on_grid(smooth, edited[inside], offset, max(CELL // 2, 2 * blocks.side))
+    colour = _bounded(decoded, middle, root).flatten(1)
+    correction = field + (coefficients[groups == COLOUR_GROUP].T @ colour).reshape(decoded.shape)
+    # the ring shows a part of what is inside; nothing beyond twice what is seen is believed
+    limit = 2 * seen.residual.detach().abs().amax(dim=0)[:, None, None]
+    return correction.clamp(-limit, limit)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Means over blocks of `side`² pixels: one pixel, unless the surroundings are large."""
+
+    side: int
+    kept: Tensor
+    """(h, w): share of kept pixels."""
+    plain: Tensor
+    """(3, h, w): mean of the kept ones."""
+    residual: Tensor
+    """(3, h, w): of image - plain, likewise."""
+    inner: Tensor
+    """(3, h, w): sum over edited ones of the plain decode, as a share of the block."""
+    outer: Tensor
+    """(3, h, w): sum over kept ones of the image, likewise."""
+
+
+def _reduce(plain: Tensor, image: Tensor, kept: Tensor) -> Blocks:
+    height, width = kept.shape
+    side = 1
+    while side < CELL and height * width > (MAX_SIDE * side) ** 2:
+        side *= 2
+    # what is no number under the mask counts nothing
+    values = [kept.float()[None], torch.where(kept, plain, 0), torch.where(kept, image, 0), plain]
+    if side > 1:
+        padding = (0, -width % side, 0, -height % side)
+        values = [F.avg_pool2d(F.pad(value, padding), side) for value in values]
+    share, kept_plain, outer, all_plain = values
+    norm = share.clamp(min=0.5 / CELL**2)
+    return Blocks(side, share[0], kept_plain / norm, (outer - kept_plain) / norm, all_plain - kept_plain, outer)
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Weighted means over N cells of kept pixels."""
+
+    position: Tensor
+    """(N, 2), rows and columns in pixels."""
+    residual: Tensor
+    """(N, 3)."""
+    colour: Tensor
+    """(N, 3), as `_bounded` gives them."""
+    ring: Tensor
+    """(N, 1): share of an edited latent cell in them."""
+    share: Tensor
+    """(N,): weight in full cells of CELL² pixels."""
+
+
+def _weights(blocks: Blocks) -> Tensor:
+    """(h, w) in [0, 1]: how much a block tells of drift, 0 for edited ones."""
+    sums = torch.cat([blocks.inner, (1 - blocks.kept)[None], blocks.outer, blocks.kept[None]])
+    # windows of 20 pixels, on cells of 4
+    step = max(1, 4 // blocks.side)
+    sums = F.avg_pool2d(sums[None], step, ceil_mode=True, count_include_pad=False)
+    sums = F.avg_pool2d(sums, 5 if blocks.side <= 4 else 3, stride=1, padding=2 if blocks.side <= 4 else 1)[0]
+    inner, outer = sums[:3] / sums[3].clamp(min=1e-3), sums[4:7] / sums[7].clamp(min=1e-3)
+    jump = (inner - outer).square().mean(dim=0) * (sums[3] > 0.01) * 2 * sums[3]
+    jump = jump.repeat_interleave(step, 0).repeat_interleave(step, 1)[: blocks.kept.shape[0], : blocks.kept.shape[1]]
+    outlier = blocks.residual.square().mean(dim=0) / OUTLIER**2
+    return blocks.kept / (1 + outlier) / (1 + jump / MIXED**2)
+
+
+def _colour_spread(plain: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (3, 1) and inverse root of the covariance (3, 3) of the kept colours."""
+    colours, share = plain.flatten(1), weight.flatten() / weight.sum().clamp(min=1e-6)
+    middle = (colours * share).sum(dim=1, keepdim=True)
+    centred = colours - middle
+    covariance = (centred * share) @ centred.T + COLOUR_FLOOR * torch.eye(3, device=plain.device)
+    root = torch.linalg.cholesky(covariance)
+    return middle, torch.linalg.solve_triangular(root, torch.eye(3, device=plain.device), upper=False)
+
+
+def _bounded(picture: Tensor, middle: Tensor, root: Tensor) -> Tensor:
+    """Colours (3, H, W) in standard deviations of the kept ones, never longer than COLOUR_REACH."""
+    z = root @ (picture.flatten(1) - middle)
+    return (z / (1 + z.square().sum(dim=0) / COLOUR_REACH**2).sqrt()).reshape(picture.shape)
+
+
+def _ring(blocks: Blocks, factor: int) -> Tensor:
+    """(h, w): 1 at the mask's border, falling to 0 where its latent cells no longer reach."""
+    reach = max(1, round(RING * factor / blocks.side))
+    grown = (1 - blocks.kept)[None]
+    total = torch.zeros_like(grown)
+    for _ in range(reach):
+        total += grown
+        grown = F.max_pool2d(F.max_pool2d(grown, (3, 1), 1, (1, 0)), (1, 3), 1, (0, 1))
+    return total[0] / reach
+
+
+def _observe(blocks: Blocks, weight: Tensor, ring: Tensor, colour: Tensor) -> Observations:
+    """Means over cells: fine ones beside the mask, coarse ones elsewhere."""
+    height, width = weight.shape
+    rows, columns = (
+        (torch.arange(n, device=weight.device) + 0.5) * blocks.side for n in (height, width)
+    )  # of the blocks' middles
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    values = torch.cat([torch.ones_like(weight)[None], places, blocks.residual, colour, ring[None]]) * weight
+    edited = (1 - blocks.kept)[None]
+    cell = CELL // blocks.side
+    while True:
+        block = cell * COARSE
+        padding = (0, -width % block, 0, -height % block)
+        sums = F.avg_pool2d(F.pad(values, padding), cell) * (cell * blocks.side / CELL) ** 2
+        near = F.max_pool2d(F.max_pool2d(F.pad(edited, padding), cell), 5, stride=1, padding=2) > 0
+        coarse = F.avg_pool2d(torch.where(near, 0, sums), COARSE) * COARSE**2
+        cells = torch.cat([torch.where(near, sums, 0).flatten(1), coarse.flatten(1)], dim=1).T
+        cells = cells[cells[:, 0] > 0.02]
+        if len(cells) <= MAX_OBSERVATIONS:
+            break
+        cell *= 2
+    share, means = cells[:, 0], cells[:, 1:] / cells[:, :1]
+    return Observations(means[:, :2].detach(), means[:, 2:5], means[:, 5:8], means[:, 8:].detach(), share.detach())
+
+
+def _features(position: Tensor, colour: Tensor, ring: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(N, P) features at N points, and (P,) the group of each: those whose coefficients are of one size."""
+    y, x = ((position[:, i : i + 1] / size[i] - 0.5) * 2 for i in (0, 1))
+    one = torch.ones_like(x)
+    groups = [
+        [one],
+        [x, y],
+        [x * x - 1 / 3, 1.5 * x * y, y * y - 1 / 3],
+        [colour],
+        [ring],
+        [ring * x, ring * y],
+    ]
+    columns = [torch.cat(group, dim=1) for group in groups]
+    numbers = [torch.full((c.shape[1],), i, device=x.device) for i, c in enumerate(columns)]
+    return torch.cat(columns, dim=1), torch.cat(numbers)
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """(N, M) covariances between points, 1 at no distance."""
+    distance = torch.cdist(a, b)
+    return sum((share * torch.exp(-distance / length) for share, length in KERNEL), torch.zeros_like(distance))
+
+
+def _fit(seen: Observations, features: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients (P, 3) of the features, and (N, 3) of the kernel's.
+
+    In coordinates that whiten the covariance K of t + noise, L⁻¹ with K = L Lᵀ, this is ridge regression: each group
+    of coefficients has the penalty σ²/τ_g².
+    """
+    noise = NOISE / seen.share.clamp(min=0.05)
+    factor = torch.linalg.cholesky(_kernel(seen.position, seen.position) + torch.diag(noise))
+    white = torch.linalg.solve_triangular(factor, torch.cat([features, seen.residual], dim=1), upper=False)
+    x, z = white[:, : features.shape[1]], white[:, features.shape[1] :]
+    gram, moment = x.T @ x, x.T @ z
+    with torch.no_grad():
+        penalty = _evidence(z, x, gram, moment, groups)
+    coefficients = torch.linalg.solve(gram + torch.diag(penalty), moment)
+    dual = torch.linalg.solve_triangular(factor.T, z - x @ coefficients, upper=True)
+    return coefficients, dual
+
+
+def _evidence(z: Tensor, x: Tensor, gram: Tensor, moment: Tensor, groups: Tensor) -> Tensor:
+    """(P,) penalties under which what is seen is most likely, nearly; the channels share them."""
+    count, channels = z.shape
+    membership = F.one_hot(groups).float()
+    size = membership.sum(dim=0)
+    noise = z.square().mean().clamp(min=1e-7)
+    spread = torch.full_like(size, 0.01)
+    for _ in range(EVIDENCE_STEPS):
+        penalty = (noise / spread)[groups]
+        inverse = torch.linalg.inv(gram + torch.diag(penalty))
+        coefficients = inverse @ moment
+        free = count - (1 - penalty * inverse.diagonal()).sum()
+        noise = ((z - x @ coefficients).square().sum() / (channels * free.clamp(min=1))).clamp(min=1e-7)
+        expected = coefficients.square().mean(dim=1) + inverse.diagonal() * noise
+        spread = ((membership.T @ expected) / size).clamp(min=1e-9)
+    return (noise / spread)[groups]
+
+
+def _on_grid(of: Callable[[Tensor], Tensor], edited: Tensor, offset: Sequence[int], step: int) -> Tensor:
+    """(3, h, w): `of` points, on a grid of `step` pixels where `edited` (h, w), interpolated between."""
+    height, width = edited.shape
+    padding = (0, -width % step, 0, -height % step)
+    wanted = F.max_pool2d(F.max_pool2d(F.pad(edited.float()[None], padding), step), 3, 1, 1)[0] > 0
+    points = (torch.nonzero(wanted) + 0.5) * step + torch.tensor(offset, device=edited.device)
+    grid = torch.zeros(*wanted.shape, 3, device=edited.device)
+    grid[wanted] = torch.cat([of(part) for part in points.split(4096)])
+    size = (wanted.shape[0] * step, wanted.shape[1] * step)
+    return F.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bilinear")[0, :, :height, :width]
+
+
+def _check(decoded: Tensor, image: Tensor, mask: Tensor, strength: float, plain: Tensor | None) -> None:
+    if not 0 <= strength <= 1:
+        raise ValueError(f"Expected a strength from 0 to 1, but got {strength}.")
+    if decoded.ndim != 4 or decoded.shape[1] != 3:
+        raise ValueError(f"Expected decoded of shape (B, 3, H, W), but got {tuple(decoded.shape)}.")
+    if plain is not None and plain.shape != decoded.shape:
+        raise ValueError(
+            f"Expected plain of the shape of decoded, {tuple(decoded.shape)}, but got {tuple(plain.shape)}. Give the "
+            "plain decode of the same latents."
+        )
+    for name, tensor, channels in (("image", image, 3), ("mask", mask, 1)):
+        count, size = decoded.shape[0], decoded.shape[-2:]
+        if tensor.ndim != 4 or tensor.shape[0] not in (1, count) or tensor.shape[1:] != (channels, *size):
+            raise ValueError(
+                f"Expected {name} of shape ({count} or 1, {channels}, {size[0]}, {size[1]}), as decoded is, but got "
+                f"{tuple(tensor.shape)}. Scale it to the decode's size."
+            )
