@@ -4,26 +4,33 @@ vae = asymvq.load("asymmetric.safetensors")
 picture = asymvq.decode(vae, latent, image=source, mask=mask)
 """
 
+from .align import Aligned, align
 from .autoencoder import AsymmetricAutoencoder
 from .checkpoint import CheckpointError, load, save
 from .config import LATENT_SPACES, PRESETS, AutoencoderConfig, ConditionConfig, LatentSpace, MaskReduction
 from .decode import Keep, decode
 from .harmonise import harmonise
+from .stitch import Crop, crop_for_inpainting, stitch
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LATENT_SPACES",
     "PRESETS",
+    "Aligned",
     "AsymmetricAutoencoder",
     "AutoencoderConfig",
     "CheckpointError",
     "ConditionConfig",
+    "Crop",
     "Keep",
     "LatentSpace",
     "MaskReduction",
+    "align",
+    "crop_for_inpainting",
     "decode",
     "harmonise",
     "load",
     "save",
+    "stitch",
 ]

@@ -8,6 +8,7 @@ require_host()
 
 from comfy_api.latest import ComfyExtension, io  # noqa: E402
 
+from .align import AsymVQAlign  # noqa: E402
 from .compare import AsymVQCompare  # noqa: E402
 from .crop import AsymVQCropAroundMask  # noqa: E402
 from .decode import AsymVQDecode  # noqa: E402
@@ -21,6 +22,7 @@ from .paint_by_example import (  # noqa: E402
 )
 from .plot import AsymVQLossPlot  # noqa: E402
 from .save import AsymVQSave  # noqa: E402
+from .stitch import AsymVQInpaintCrop, AsymVQStitch  # noqa: E402
 from .train import AsymVQTrain  # noqa: E402
 
 
@@ -33,6 +35,9 @@ class AsymVQExtension(ComfyExtension):
             AsymVQCompare,
             AsymVQRandomMask,
             AsymVQCropAroundMask,
+            AsymVQInpaintCrop,
+            AsymVQStitch,
+            AsymVQAlign,
             AsymVQTrain,
             AsymVQLossPlot,
             AsymVQPaintByExampleLoader,

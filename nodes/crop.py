@@ -19,7 +19,7 @@ class AsymVQCropAroundMask(io.ComfyNode):
             description=(
                 "The square of a large picture in which the mask lies, in the picture's own pixels. Edit and decode "
                 "it, then put the result back with Image Composite Masked, at x and y: nothing is scaled, so what "
-                "was kept is exactly where it was."
+                "was kept is exactly where it was. For new graphs, Crop for Inpainting and Stitch Back do more."
             ),
             search_aliases=["crop", "inpaint crop", "large picture", "stitch", "mask bounding box"],
             inputs=[

@@ -112,6 +112,11 @@ def in_turn(counts: Mapping[str, int]) -> int:
     return count
 
 
+def taken(tensor: Tensor, i: int) -> Tensor:
+    """The i-th of those there are, taken in turn, as a batch of one."""
+    return tensor[i % len(tensor)][None]
+
+
 def to_image(pictures: Tensor) -> Tensor:
     """(B, 3, H, W) as an IMAGE (B, H, W, 3)."""
     return pictures.movedim(1, -1)

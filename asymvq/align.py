@@ -1,0 +1,403 @@
+"""An edited picture laid over its source again: edit models give the whole picture back shifted, zoomed or turned.
+
+Both pictures are reduced to what drift of colours and light leaves alone (luma, its local mean and spread normalised).
+Phase correlation over a few scales and angles gives the start; Gauss-Newton steps on a pyramid refine it to parts of a
+pixel (Lucas & Kanade 1981; the gradient is the mean of both pictures', Malis 2004). What the edit changed does not fit
+any position and weighs next to nothing (Geman & McClure's weights on local error).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .masks import edited as is_edited
+from .values import image_values, mask_values
+
+COARSE_SIDE, FINEST_SIDE = 192, 2048
+"""Long side, pixels, of the pyramid's coarsest picture, and what it has at most."""
+STEPS = 12
+SCALES = tuple(1 + 0.0125 * i for i in range(-6, 7))
+ANGLES = (-1.5, -0.75, 0.0, 0.75, 1.5)
+"""Degrees."""
+WHITENING, CANDIDATES, CANDIDATE_STEPS = (0.5, 1.0), 3, 8
+LARGEST_SHIFT = 0.12
+"""Of a side."""
+FINEST, SPREAD, LEAST_SPREAD = 0.8, 6.0, 0.05
+"""Sigma of the local statistics, pixels of a level; and the spread of luma, of 1, below which there is no texture."""
+WINDOW = 9
+"""Pixels a side over which an error is averaged before it is weighed."""
+LEAST_AGREEMENT, LEAST_SHARE = 0.55, 0.2
+"""Local correlation of what agrees, and the share of the textured picture that has to."""
+LARGEST_DOUBT = 0.35
+"""Pixels (of a source of up to 1 024, else of its share) by which two halves of a picture may disagree."""
+NOTHING = 0.04
+"""Pixels of mean displacement below which resampling would only blur."""
+SAMPLE = 16
+"""Pixels between the points at which displacements are compared."""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """What `align` found, picture by picture.
+
+    `picture` (B, 3, H, W) has the source's size, values in the range given. Where `covered` (B, 1, H, W, bool) is
+    false, the edited picture did not reach and the source stands. `shift` (B, 2) is by how many source pixels the
+    edited picture lay too far right and down, at its middle; `scale` (B,) how many times as large it was drawn;
+    `rotation` (B,) by how many degrees it was turned clockwise. All are against the edited picture laid over it:
+    scaled to its size, or with equal scale of both sides where that fits better. `sure` (B,) bool: where it is false,
+    nothing was found that could be relied on, and the picture is the edited one, scaled to the source's size alone.
+    """
+
+    picture: Tensor
+    covered: Tensor
+    shift: Tensor
+    scale: Tensor
+    rotation: Tensor
+    sure: Tensor
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """From a source's pixels to an edited picture's, both from the middle and in source pixels.
+
+    q = [[1 + a, -b], [b, 1 + a]] p + (x, y), with `values` (x, y, a, b). `extent` is the edited picture's height and
+    width in source pixels before that.
+    """
+
+    values: Tensor
+    extent: tuple[float, float]
+
+    def apply(self, points: Tensor) -> Tensor:
+        """(…, 2) points as (x, y)."""
+        x, y, a, b = self.values
+        px, py = points[..., 0], points[..., 1]
+        return torch.stack([(1 + a) * px - b * py + x, b * px + (1 + a) * py + y], dim=-1)
+
+    def sample(self, edited: Tensor, points: Tensor) -> Tensor:
+        """(C, h, w) of `edited` (C, …, …) at source points (h, w, 2)."""
+        grid = self.apply(points) * 2 / points.new_tensor(self.extent[::-1])
+        return F.grid_sample(edited[None], grid[None], "bicubic", "border", align_corners=False)[0]
+
+    def covers(self, points: Tensor, rim: float = 0.0) -> Tensor:
+        """(h, w) bool: which source points lie in the edited picture, `rim` source pixels off its border."""
+        half = points.new_tensor(self.extent[::-1]) / 2 - rim
+        return (self.apply(points).abs() <= half).all(dim=-1)
+
+
+def align(
+    edited: Tensor, source: Tensor, *, mask: Tensor | None = None, image_range: tuple[float, float] = (-1.0, 1.0)
+) -> Aligned:
+    """Lays edited pictures over their sources: shift, scale and small rotations, to parts of a pixel.
+
+    Up to half of the area may have been changed; colours and light may have drifted. A picture of another size is
+    scaled to the source's.
+
+    Args:
+        edited: (B, 3, h, w), values in `image_range` or integers.
+        source: (B or 1, 3, H, W), likewise.
+        mask: (B or 1, 1, H, W) in [0, 1], of the source's size: what it edits is not looked at. Not needed.
+        image_range: of both pictures.
+
+    Raises:
+        ValueError: shapes or counts that do not fit, or values out of range.
+    """
+    _check(edited, source, mask)
+    low, high = image_range
+    edited, source = (image_values(t, low=low, high=high) for t in (edited, source))
+    edited = edited.to(source.device)
+    left_out = None if mask is None else is_edited(mask_values(mask).to(source.device))
+    parts = []
+    for i in range(edited.shape[0]):
+        ignored = None if left_out is None else left_out[i % left_out.shape[0], 0]
+        parts.append(_align_one(edited[i], source[i % source.shape[0]], ignored, low, high))
+    return Aligned(*(torch.stack(part) for part in zip(*parts, strict=True)))
+
+
+def _align_one(
+    edited: Tensor, source: Tensor, ignored: Tensor | None, low: float, high: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    untouched = _Motion(torch.zeros(4, device=source.device), (source.shape[-2], source.shape[-1]))
+    grey, other = (_luma(t, low, high) for t in (source, edited))
+    found = _find(other, grey, ignored)
+    motion = untouched if found is None or _distance(found, untouched, grey) < NOTHING else found
+    picture, covered = _resampled(edited, source, motion)
+    x, y, a, b = motion.values.double().tolist()
+    if motion.extent[0] / motion.extent[1] == untouched.extent[0] / untouched.extent[1]:
+        a = (1 + a) * untouched.extent[0] / motion.extent[0] - 1
+        b = b * untouched.extent[0] / motion.extent[0]
+    return (
+        picture.clamp(low, high).to(source.dtype),
+        covered[None],
+        torch.tensor([x, y]),
+        torch.tensor(math.hypot(1 + a, b)),
+        torch.tensor(math.degrees(math.atan2(b, 1 + a))),
+        torch.tensor(found is not None),
+    )
+
+
+def _resampled(edited: Tensor, source: Tensor, motion: _Motion) -> tuple[Tensor, Tensor]:
+    """The edited picture on the source's pixels, and (H, W) bool where it is; elsewhere it is the source."""
+    height, width = source.shape[-2:]
+    nothing = not motion.values.any() and motion.extent == (height, width)
+    if nothing and edited.shape == source.shape:
+        return edited, torch.ones(height, width, dtype=torch.bool, device=source.device)
+    smaller = [min(have, round(want)) for have, want in zip(edited.shape[-2:], motion.extent, strict=True)]
+    picture = _resized(edited.float(), smaller)  # so that nothing is skipped where it is drawn smaller
+    points = _points(height, width, 1.0, source.device)
+    covered = motion.covers(points, -0.25)
+    return torch.where(covered, motion.sample(picture, points), source.float()), covered
+
+
+def _find(edited: Tensor, source: Tensor, ignored: Tensor | None) -> _Motion | None:
+    """How `edited` (1, h, w) lies over `source` (1, H, W), both luma in [0, 1]; None where that is not certain."""
+    height, width = source.shape[-2:]
+    if min(height, width, *edited.shape[-2:]) < 32:
+        return None
+    side = max(height, width)
+    ratios = [1.0]
+    while max(ratios[-1] * side / 2, 1) >= COARSE_SIDE * 0.75:
+        ratios.append(ratios[-1] / 2)
+    ratios = [ratio for ratio in ratios if ratio * side <= FINEST_SIDE][::-1]
+    candidates = [_start(edited, source, ignored, ratios[0], extent) for extent in _extents(edited, source)]
+    if len(candidates) > 1:
+        levels = [_Level.make(edited, source, ignored, ratios[:2][-1], motion.extent) for motion in candidates]
+        candidates = [level.refine(motion) for level, motion in zip(levels, candidates, strict=True)]
+        misfits = [level.misfit(motion) for level, motion in zip(levels, candidates, strict=True)]
+        candidates = [candidates[misfits.index(min(misfits))]]
+    motion = candidates[0]
+    level = _Level.make(edited, source, ignored, ratios[0], motion.extent)
+    motion = level.refine(motion)
+    for ratio in ratios[1:]:
+        level = _Level.make(edited, source, ignored, ratio, motion.extent)
+        motion = level.refine(motion)
+    return motion if level.trusts(motion) else None
+
+
+def _start(
+    edited: Tensor, source: Tensor, ignored: Tensor | None, ratio: float, extent: tuple[float, float]
+) -> _Motion:
+    """Of the scales, angles and shifts with the highest peaks of phase correlation, the one that fits best, refined.
+
+    Peaks alone would follow a large edit in the middle: what fits is judged with weights.
+    """
+    level = _Level.make(edited, source, ignored, ratio, extent)
+    h, w = level.source.shape[-2:]
+    across, down = (_taper(n, source.device) for n in (w, h))
+    window = down[:, None] * across
+    spectrum = torch.fft.rfft2(level.source[0] * window * level.weight).conj()
+    reach_y, reach_x = (max(2, int(LARGEST_SHIFT * n)) for n in (h, w))
+    found: dict[float, list[tuple[float, _Motion]]] = {power: [] for power in WHITENING}
+    for scale in SCALES:
+        for angle in map(math.radians, ANGLES):
+            turned = source.new_tensor([0, 0, scale * math.cos(angle) - 1, scale * math.sin(angle)])
+            motion = _Motion(turned, extent)
+            warped = motion.sample(level.edited, level.points)[0] * motion.covers(level.points)
+            cross = torch.fft.rfft2(warped * window) * spectrum
+            for power, peaks in found.items():
+                surface = torch.fft.irfft2(cross / cross.abs().clamp(min=1e-6) ** power, (h, w))
+                surface = torch.roll(surface, (reach_y, reach_x), (0, 1))[: 2 * reach_y + 1, : 2 * reach_x + 1]
+                row, column = divmod(int(surface.argmax()), surface.shape[1])
+                shift = turned.new_tensor([(column - reach_x) / ratio, (row - reach_y) / ratio, 0, 0])
+                peaks.append((float(surface.max()), _Motion(turned + shift, extent)))
+    motions = [_Motion(torch.zeros(4, device=source.device), extent)]
+    for peaks in found.values():
+        motions += [motion for _, motion in sorted(peaks, key=lambda pair: -pair[0])[:CANDIDATES]]
+    refined = [level.refine(motion, steps=CANDIDATE_STEPS) for motion in motions]
+    return min(refined, key=level.misfit)
+
+
+def _taper(length: int, device: torch.device) -> Tensor:
+    """(length,): 1, falling to 0 over the outer eighths."""
+    places = (torch.arange(length, device=device) + 0.5) / length
+    return (torch.minimum(places, 1 - places) * 8).clamp(max=1).mul(math.pi / 2).sin()
+
+
+def _extents(edited: Tensor, source: Tensor) -> list[tuple[float, float]]:
+    """Heights and widths, in source pixels, that the edited picture may have: stretched over the source, or with equal
+    scale of both sides, cut off or with a rim.
+    """
+    height, width = source.shape[-2:]
+    extents = [(float(height), float(width))]
+    rows, columns = height / edited.shape[-2], width / edited.shape[-1]
+    if abs(rows / columns - 1) > 0.003:
+        extents += [(edited.shape[-2] * ratio, edited.shape[-1] * ratio) for ratio in (rows, columns)]
+    return extents
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Both pictures at one size: `source` and `edited` (1, h, w), normalised; `points` (h, w, 2), the source's pixels
+    from its middle; `weight` (h, w), 0 where it is not looked at.
+    """
+
+    source: Tensor
+    edited: Tensor
+    points: Tensor
+    weight: Tensor
+    ratio: float
+    whole: tuple[float, float]
+    """Height and width of the source."""
+
+    @classmethod
+    def make(
+        cls, edited: Tensor, source: Tensor, ignored: Tensor | None, ratio: float, extent: tuple[float, float]
+    ) -> _Level:
+        whole = (float(source.shape[-2]), float(source.shape[-1]))
+        size = [max(16, round(side * ratio)) for side in source.shape[-2:]]
+        other = [max(16, round(side * ratio)) for side in extent]
+        weight = torch.ones(size, device=source.device)
+        if ignored is not None:
+            weight = 1 - F.adaptive_max_pool2d(ignored.float()[None], size)[0]
+        points = _points(size[0], size[1], ratio, source.device)
+        points = points * (points.new_tensor([source.shape[-1] / size[1], source.shape[-2] / size[0]]) * ratio)
+        return cls(
+            _normalised(_resized(source, size)),
+            _normalised(_resized(edited, other)),
+            points,
+            weight,
+            ratio,
+            whole,
+        )
+
+    def compare(self, motion: _Motion) -> tuple[Tensor, Tensor, Tensor]:
+        """The edited picture moved (h, w), where it may be looked at (h, w), and the local squared error (h, w)."""
+        warped = motion.sample(self.edited, self.points)[0]
+        seen = self.weight * motion.covers(self.points, 2 / self.ratio)
+        error = (warped - self.source[0]).square() * seen
+        local = _mean(error) / _mean(seen).clamp(min=1e-3)
+        return warped, seen, local
+
+    def misfit(self, motion: _Motion) -> float:
+        """How little agrees, from 0 to 1."""
+        _, seen, local = self.compare(motion)
+        return float((seen * local / (local + 0.5)).sum() / seen.sum().clamp(min=1))
+
+    def refine(self, motion: _Motion, part: Tensor | None = None, steps: int = STEPS) -> _Motion:
+        """Gauss-Newton. `part` (h, w): the share of each pixel that is looked at."""
+        x, y = self.points.unbind(-1)
+        step_y, step_x = _gradient(self.source[0])
+        for _ in range(steps):
+            warped, seen, local = self.compare(motion)
+            if part is not None:
+                seen = seen * part
+            if seen.sum() < 64:
+                return motion
+            usual = torch.quantile(_thinned(local, seen), 0.3).clamp(min=1e-3)
+            weight = seen / (1 + local / (3 * usual)) ** 2
+            down, right = ((a + b) / 2 * self.ratio for a, b in zip(_gradient(warped), (step_y, step_x), strict=True))
+            slopes = torch.stack([right, down, right * x + down * y, down * x - right * y]).flatten(1).double()
+            weighted = slopes * weight.flatten()
+            size = slopes.new_tensor([1, 1, *[max(self.points.abs().max().item(), 1)] * 2])
+            gram = (weighted @ slopes.T) / size[:, None] / size
+            moment = (weighted @ (self.source[0] - warped).flatten().double()) / size
+            gram = gram + 1e-6 * gram.diagonal().mean() * torch.eye(4, dtype=gram.dtype, device=gram.device)
+            change = (torch.linalg.lstsq(gram, moment[:, None]).solution[:, 0] / size).to(motion.values)
+            motion = _Motion(motion.values + change, motion.extent)
+            if float(change.abs().mul(size.to(change)).max()) < 0.003 / self.ratio:
+                break
+        return motion
+
+    def trusts(self, motion: _Motion) -> bool:
+        """Whether enough of the picture agrees, and two halves of it (a chequerboard) agree on the motion."""
+        still = _Motion(torch.zeros_like(motion.values), self.whole)
+        if self.misfit(motion) > self.misfit(still):
+            return False
+        warped, seen, _ = self.compare(motion)
+        a, b = self.source[0] * seen, warped * seen
+        spreads = _mean(a * a) * _mean(b * b)
+        together = _mean(a * b) / spreads.clamp(min=1e-6).sqrt()
+        textured = seen * (spreads.sqrt() > 0.05)
+        share = float((textured * (together > LEAST_AGREEMENT)).sum() / textured.sum().clamp(min=1))
+        if share < LEAST_SHARE or float(textured.mean()) < 0.02:
+            return False
+        cells = (torch.tensor(seen.shape) / 8).ceil().long().tolist()
+        rows, columns = (torch.arange(n, device=seen.device) // cell for n, cell in zip(seen.shape, cells, strict=True))
+        board = ((rows[:, None] + columns) % 2).float()
+        halves = [self.refine(motion, part, steps=6) for part in (board, 1 - board)]
+        doubt = _distance(halves[0], halves[1], self.points)
+        return doubt < LARGEST_DOUBT * max(1.0, float(self.points.abs().max()) * 2 / 1024)
+
+
+def _distance(motion: _Motion, other: _Motion, where: Tensor) -> float:
+    """Mean distance, source pixels, between two motions over a picture (1, H, W), or over points (h, w, 2)."""
+    height, width = where.shape[-2:]
+    points = where if width == 2 else _points(height, width, 1.0, where.device)
+    points = points[::SAMPLE, ::SAMPLE]
+    scale = [points.new_tensor(m.extent[::-1]) for m in (motion, other)]
+    first, second = motion.apply(points) / scale[0], other.apply(points) / scale[1]
+    return float(((first - second) * scale[1]).norm(dim=-1).mean())
+
+
+def _points(height: int, width: int, ratio: float, device: torch.device) -> Tensor:
+    """(height, width, 2): x and y of pixels' middles, from the picture's middle, divided by `ratio`."""
+    rows, columns = ((torch.arange(n, device=device) + 0.5 - n / 2) / ratio for n in (height, width))
+    return torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1)
+
+
+def _luma(picture: Tensor, low: float, high: float) -> Tensor:
+    """(3, H, W) to (1, H, W) in [0, 1], what is no number as grey."""
+    weights = picture.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)
+    luma = (picture.float() * weights[:, None, None]).sum(dim=0, keepdim=True)
+    return torch.nan_to_num((luma - low) / (high - low), 0.5, 0.5, 0.5)
+
+
+def _resized(picture: Tensor, size: list[int]) -> Tensor:
+    if list(picture.shape[-2:]) == size:
+        return picture
+    return F.interpolate(picture[None], size, mode="bicubic", antialias=True, align_corners=False)[0]
+
+
+def _normalised(picture: Tensor) -> Tensor:
+    """(1, H, W) less its local mean, over its local spread."""
+    picture = blur(picture, FINEST)
+    high = picture - blur(picture, SPREAD)
+    return high / (blur(high.square(), SPREAD) + LEAST_SPREAD**2).sqrt()
+
+
+def blur(picture: Tensor, sigma: float) -> Tensor:
+    """(C, H, W) with a Gaussian over it; at the border it is continued by its nearest pixels."""
+    radius = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-radius, radius + 1, device=picture.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(picture.dtype)
+    rows = F.pad(picture[:, None], (0, 0, radius, radius), "replicate")
+    rows = F.conv2d(rows, kernel[None, None, :, None])
+    return F.conv2d(F.pad(rows, (radius, radius, 0, 0), "replicate"), kernel[None, None, None])[:, 0]
+
+
+def _mean(values: Tensor) -> Tensor:
+    return F.avg_pool2d(values[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0]
+
+
+def _gradient(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Down and to the right, a pixel of the level."""
+    down, right = torch.gradient(values)
+    return down, right
+
+
+def _thinned(values: Tensor, seen: Tensor) -> Tensor:
+    """Those that are seen, at most about a hundred thousand: what `torch.quantile` is quick with."""
+    found = values[seen > 0.5]
+    return found[:: max(1, found.numel() // 100_000)] if found.numel() else values.flatten()
+
+
+def _check(edited: Tensor, source: Tensor, mask: Tensor | None) -> None:
+    for name, tensor in (("edited", edited), ("source", source)):
+        if tensor.ndim != 4 or tensor.shape[1] != 3:
+            raise ValueError(f"Expected {name} of shape (B, 3, H, W), but got {tuple(tensor.shape)}.")
+    count = edited.shape[0]
+    if source.shape[0] not in (1, count):
+        raise ValueError(
+            f"Expected one source, or one for each of {count} edited pictures, but got {source.shape[0]}. Repeat some."
+        )
+    size = source.shape[-2:]
+    if mask is not None and (mask.ndim != 4 or mask.shape[0] not in (1, count) or mask.shape[1:] != (1, *size)):
+        raise ValueError(
+            f"Expected mask of shape ({count} or 1, 1, {size[0]}, {size[1]}), as the source is, but got "
+            f"{tuple(mask.shape)}. Scale it to the source's size."
+        )
