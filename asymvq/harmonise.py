@@ -37,8 +37,8 @@ MAX_OBSERVATIONS = 1200
 """Larger cells where there would be more: what a Cholesky factorisation takes milliseconds for."""
 MARGIN = 64
 """Pixels around the mask that are looked at, at least; else half the mask's length."""
-KERNEL = ((0.3, 6.0), (0.7, 24.0))
-"""Share and length (pixels) of the exponentials."""
+LENGTH, SHORT_SHARE = 24.0, 0.3
+"""Pixels over which the kernel falls to 1/e, and the share of it that falls over a quarter of them."""
 NOISE = 0.3
 """Variance of a cell's own error beside the kernel's."""
 OUTLIER = 0.3
@@ -92,9 +92,10 @@ def harmonise(
         for i in range(decoded.shape[0]):
             source, edited = (t[i % t.shape[0]].to(decoded.device) for t in (image, mask))
             edited = edited[0] > 0
-            if not edited.any() or edited.all():
+            parts = _surroundings(edited)
+            if parts is None:
                 continue
-            around, inside = _surroundings(edited)
+            around, inside = parts
             shown = (decoded if plain is None else plain)[i][around].float()
             there = decoded[i][inside]
             correction = _estimate(there.float(), shown, source[around].float(), edited, around, inside, factor)
@@ -106,11 +107,16 @@ def harmonise(
 Part = tuple[EllipsisType, slice, slice]
 
 
-def _surroundings(edited: Tensor) -> tuple[Part, Part]:
-    """Rows and columns of the mask with what is around it, and its own."""
-    spans = [torch.nonzero(edited.any(dim=dim)).flatten()[[0, -1]].tolist() for dim in (1, 0)]
-    margin = max(MARGIN, *((last - first + 1) // 2 for first, last in spans))
-    (top, bottom), (left, right) = spans
+def _surroundings(edited: Tensor) -> tuple[Part, Part] | None:
+    """Rows and columns of the mask with what is around it, and its own; None where nothing is edited, or all is."""
+    touched = torch.nonzero(edited.any(dim=1)).flatten()
+    if len(touched) == 0:
+        return None
+    top, bottom = touched[[0, -1]].tolist()
+    left, right = torch.nonzero(edited[top : bottom + 1].any(dim=0)).flatten()[[0, -1]].tolist()
+    if (bottom + 1 - top, right + 1 - left) == tuple(edited.shape) and edited.all():
+        return None
+    margin = max(MARGIN, (bottom - top + 1) // 2, (right - left + 1) // 2)
     around = slice(max(0, top - margin), bottom + 1 + margin), slice(max(0, left - margin), right + 1 + margin)
     return (..., *around), (..., slice(top, bottom + 1), slice(left, right + 1))
 
@@ -282,8 +288,9 @@ def _features(position: Tensor, colour: Tensor, ring: Tensor, size: tuple[int, i
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     """(N, M) covariances between points, 1 at no distance."""
-    distance = torch.cdist(a, b)
-    return sum((share * torch.exp(-distance / length) for share, length in KERNEL), torch.zeros_like(distance))
+    slow = torch.exp(torch.cdist(a, b) / -LENGTH)
+    # the short one is a power of the long one: one exponential less
+    return slow * (1 - SHORT_SHARE) + slow.square().square() * SHORT_SHARE
 
 
 def _fit(seen: Observations, features: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
