@@ -11,6 +11,8 @@ from . import lean
 from .autoencoders import build
 from .config import Config
 from .layers import CastingOps, Ops
+from .memory_model import decode_bytes
+from .network import Grid
 from .precision import run_finite
 from .values import image_values
 
@@ -30,6 +32,35 @@ class AsymmetricAutoencoder(nn.Module):
         self.encoder, self.decoder = parts.encoder, parts.decoder
         self.quant_conv, self.post_quant_conv = parts.quant_conv, parts.post_quant_conv
         self.codec = parts.codec
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.latent_channels
+
+    @property
+    def image_channels(self) -> int:
+        return self.config.image_channels
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one cell of the latent."""
+        return self.config.factor
+
+    @property
+    def takes_condition(self) -> bool:
+        """Whether it can be shown an image and a mask; a stock VAE cannot."""
+        return self.config.condition is not None
+
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """What it computes on, and in; where an argument of a host's does not say otherwise."""
+        weight = self.decoder.conv_in.weight
+        return weight.device, weight.dtype
+
+    def decode_bytes(
+        self, latent_size: tuple[int, int], *, dtype: torch.dtype, device: torch.device, conditioned: bool
+    ) -> int:
+        """What `decode` takes at its peak for one picture, beside the weights: `asymvq.memory_model`."""
+        return decode_bytes(self.config, latent_size, dtype=dtype, device=device, conditioned=conditioned)
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent of `image` (B, 3, H, W) in [-1, 1], each (B, C, h, w).
@@ -139,7 +170,7 @@ def check_decode_arguments(config: Config, latent: Tensor, *, image: Tensor | No
             )
 
 
-def check_latent(config: Config, latent: Tensor) -> None:
+def check_latent(config: Grid, latent: Tensor) -> None:
     """Raises ValueError where it is none of this kind of VAE."""
     if latent.ndim != 4:
         raise ValueError(
@@ -155,16 +186,20 @@ def check_latent(config: Config, latent: Tensor) -> None:
 
 def check_condition(config: Config, *, image: Tensor | None, mask: Tensor | None) -> None:
     """Raises ValueError where only one of the two is given, or a VAE cannot take them."""
-    if image is None and mask is None:
-        return
-    if image is None or mask is None:
+    check_together(image=image, mask=mask)
+    if image is not None and config.condition is None:
+        raise ValueError(
+            "Expected an asymmetric VAE, but this one is a stock VAE: its decoder cannot take an image and a mask. "
+            "Load an asymmetric VAE, decode without image and mask, or use asymvq.decode, which puts the plain decode "
+            "into the image."
+        )
+
+
+def check_together(*, image: Tensor | None, mask: Tensor | None) -> None:
+    """Raises ValueError where only one of the two is given."""
+    if (image is None) != (mask is None):
         missing, given = ("image", "mask") if image is None else ("mask", "image")
         raise ValueError(
             f"Expected image and mask together, but got only the {given}. Give the {missing} too, or neither for a "
             "decode without condition."
-        )
-    if config.condition is None:
-        raise ValueError(
-            "Expected an asymmetric VAE, but this one is a stock VAE: its decoder cannot take an image and a mask. "
-            "Load an asymmetric VAE, or decode without image and mask."
         )

@@ -1,59 +1,48 @@
-"""Decoding a latent together with its source picture and mask: whole or in tiles, keeping the source's pixels."""
+"""Decoding a latent together with its source picture and mask: plan, network, harmonise, compose.
+
+Whole or in tiles, smaller ones where memory runs out, and in batches that fit. A host brings its own `Runtime`; all
+else is the same for it and for a script.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .autoencoder import AsymmetricAutoencoder
-from .config import Config
-from .crop import Box
-from .masks import alpha, edited
-from .source import Source, fit_source, nearest
-from .tiles import Plan, Tile, feather, plan_full, plan_masked
+from .compose import Keep, check_strength, compose
+from .harmonise import harmonise as harmonised
+from .masks import edited
+from .network import Network
+from .plan import Region, make_plan
+from .runtime import Progress, Runtime
+from .source import Source, fit_source
+from .tiled import decode_network, groups, run_plan
+from .tiles import Plan
 from .values import is_finite
+
+__all__ = [
+    "Keep", "Progress", "Region", "Source", "compose", "decode", "decode_network", "decode_source", "fit_source",
+    "make_plan",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after each piece of work. What it raises ends the decode."""
 
-
-class Keep(str, Enum):
-    """What becomes of the pixels that the mask keeps."""
-
-    EXACT = "exact"
-    """The source's values, bit for bit; where the mask is soft, it is the alpha."""
-    NETWORK = "network"
-    """What the decoder makes of them: the paper's output."""
-
-
-class Region(str, Enum):
-    """What is decoded of a picture with a mask."""
-
-    AUTO = "auto"
-    """MASKED where that is less to decode."""
-    MASKED = "masked"
-    """Only tiles that touch the mask, with context around them; the rest is the source. Not under `Keep.NETWORK`."""
-    FULL = "full"
-    """All of it."""
-
-
-CONTEXT = 48
-"""Pixels around the mask that a mask-local decode is shown."""
-COMPOSED_ROWS = 512
-"""Of a picture at a time, when decode and source are put together."""
-AUTO_SHARE = 0.8
-"""Of the full decode's area: what a mask-local one may take at most to be chosen."""
+FIRST_TILE = 512
+"""Pixels. Where a whole decode does not fit in memory."""
+SMALLEST_TILE = 128
+"""Pixels. What does not fit in memory in tiles of this size does not fit at all."""
+WITNESS_SHARE = 0.2
+"""Of a tile's weight, which falls to its edges: pixels with less are too near to one to tell of drift."""
 
 
 def decode(
-    vae: AsymmetricAutoencoder,
+    vae: Network,
     latent: Tensor,
     *,
     image: Tensor | None = None,
@@ -64,11 +53,14 @@ def decode(
     keep: Keep | str = Keep.EXACT,
     batch: int = 1,
     progress: Progress | None = None,
+    harmonise: float = 0.0,
+    smaller_tiles: bool = True,
 ) -> Tensor:
     """A picture of the size of `image`, or of the latent times the factor where there is none.
 
     Args:
-        vae: with a condition, if image and mask are given.
+        vae: an autoencoder of ours, or any `asymvq.network.Network`. One without a condition decodes plainly, and is
+            put into the source all the same.
         latent: (B, C, h, w), unscaled. Of latents, images and masks there may be fewer, by a whole factor, than of
             what there is most: they are taken in turn, a b a b.
         image: (B, 3, H, W) in [-1, 1], the source, or integers, which are scaled by their type. What is NaN under the
@@ -84,25 +76,27 @@ def decode(
         keep: "exact" or "network".
         batch: pictures, or tiles of one size, that go through the network at once.
         progress: called after each of them.
+        harmonise: 0 to 1, how far the edit's colours and light are made to continue the kept ones
+            (`asymvq.harmonise`). With a condition everything is decoded a second time, without it, to see what drifts.
+            Under keep="network" nothing is harmonised: that is the network's own picture.
+        smaller_tiles: whether it is tried again where memory runs out: fewer at once, then in tiles of FIRST_TILE, then
+            in halves of those down to SMALLEST_TILE. The log says so. False: the error is raised.
 
     Returns:
         (B, 3, H, W) float32 in about [-1, 1] (source pixels are returned as they came).
 
     Raises:
-        ValueError: shapes or counts that do not fit, one of image and mask alone, a VAE without a condition, an
-            unknown `keep` or `region`, values out of range or not finite, or tensors that cannot be computed with
-            (empty, sparse, without values, of an 8-bit float type).
+        ValueError: shapes or counts that do not fit, one of image and mask alone, an unknown `keep` or `region`, values
+            out of range or not finite, or tensors that cannot be computed with (empty, sparse, without values, of an
+            8-bit float type).
     """
     keep, region = _choice(Keep, keep, "keep"), _choice(Region, region, "region")
-    source = fit_source(vae.config, latent, image=image, mask=mask)
-    if source is not None:
-        latent = source.cycled(latent)
-        if keep is Keep.EXACT and source.unedited():
-            whole = source.slice(0, latent.shape[0]).image
-            return whole.expand(latent.shape[0], -1, -1, -1).float().clone()
-    plan = make_plan(vae.config, latent, source, keep=keep, region=region, tile=tile, overlap=overlap)
-    decoded = decode_network(vae, latent, source, plan, batch=batch, progress=progress)
-    return decoded if source is None else compose(decoded, source, keep, in_place=True)
+    source = fit_source(vae, latent, image=image, mask=mask)
+    return decode_source(
+        vae, latent, source,
+        keep=keep, region=region, tile=tile, overlap=overlap, retry_tile=FIRST_TILE if smaller_tiles else None,
+        batch=batch, harmonise=harmonise, runtime=Runtime(progress=progress),
+    )  # fmt: skip
 
 
 ChoiceT = TypeVar("ChoiceT", bound=Enum)
@@ -117,45 +111,8 @@ def _choice(kind: type[ChoiceT], value: ChoiceT | str, name: str) -> ChoiceT:
 
 
 @torch.no_grad()
-def compose(decoded: Tensor, source: Source, keep: Keep, *, in_place: bool = False) -> Tensor:
-    """Puts a decoded picture back into its source.
-
-    Args:
-        decoded: (B, 3, h, w), the source's window, in the source's own range of values.
-        source: in any range; kept pixels come back bit for bit under `Keep.EXACT`. Edited pixels of the rim around the
-            window take the nearest decoded ones; its kept ones are the source's under `Keep.NETWORK` too.
-        in_place: whether `decoded` may be overwritten: then the result takes its memory where the window is the whole
-            picture.
-
-    Returns:
-        (B, 3, H, W) of the source's full size.
-    """
-    top, left = source.window[:2]
-    if source.image.shape[-2:] == decoded.shape[-2:]:
-        result = decoded if in_place else torch.empty_like(decoded)
-    else:
-        result = decoded.new_empty(*decoded.shape[:2], *source.image.shape[-2:])
-    stripes, rim = source.covered.stripes(COMPOSED_ROWS), source.rim()
-    # part by part, so that neither a long batch nor a large picture takes more memory than its result
-    for i in range(decoded.shape[0]):
-        part = source.slice(i, i + 1)
-        for number, box in enumerate((*stripes, *rim)):
-            target = box.of(result[i])
-            # the network has nothing for the rim: what is edited there continues its nearest pixels
-            edit = nearest(decoded[i], Box(box.top - top, box.left - left, box.height, box.width))
-            if keep is Keep.NETWORK and number < len(stripes):
-                target.copy_(edit)
-                continue
-            original, share = box.of(part.image)[0].to(decoded), alpha(box.of(part.mask)[0]).to(decoded)
-            if not is_finite(original):  # under the mask alone: a soft one would let it through
-                original = torch.where(torch.isfinite(original), original, edit)
-            # lerp alone would do, were it not for values that are not finite under a zero weight
-            torch.where(share > 0, torch.lerp(original, edit, share), original, out=target)
-    return result
-
-
-def make_plan(
-    config: Config,
+def decode_source(
+    network: Network,
     latent: Tensor,
     source: Source | None,
     *,
@@ -163,98 +120,155 @@ def make_plan(
     region: Region = Region.AUTO,
     tile: int | None = None,
     overlap: int | None = None,
-    context: int = CONTEXT,
-) -> Plan:
-    """Which tiles to decode.
-
-    Arguments and errors as `decode`; `source` is what `fit_source` made of image and mask, `context` the pixels around
-    the mask that a mask-local decode is shown, in whole cells of the latent.
-    """
-    factor = config.factor
-    height, width = latent.shape[-2:]
-    cells = None if tile is None else tile // factor
-    shared = 0 if tile is None else (tile // 4 if overlap is None else overlap) // factor
-    full = plan_full(height, width, tile=cells, overlap=shared)
-    if source is None or region is Region.FULL or keep is Keep.NETWORK:
-        return full
-    around = -(-context // factor)
-    pictures = tuple(
-        tuple(plan_masked(touched, context=around, tile=cells, overlap=min(shared, around)))
-        for touched in source.touched(factor)
-    )
-    if region is Region.AUTO:
-        areas = [sum(part.area for part in tiles) for tiles in pictures]
-        if sum(areas) / len(areas) > AUTO_SHARE * sum(part.area for part in full.of(0)):
-            return full
-    return Plan(pictures, around)
-
-
-@torch.no_grad()
-def decode_network(
-    vae: AsymmetricAutoencoder,
-    latent: Tensor,
-    source: Source | None,
-    plan: Plan,
-    *,
-    batch: int = 1,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
+    retry_tile: int | None = FIRST_TILE,
+    batch: int | None = 1,
+    harmonise: float = 0.0,
+    image_range: tuple[float, float] = (-1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+    runtime: Runtime | None = None,
 ) -> Tensor:
-    """The network's own output for the window that the latent covers, (B, 3, h·factor, w·factor) float32.
+    """`decode` of what `fit_source` matched, for hosts.
 
-    `source.image` is in [-1, 1]; what the plan leaves out is taken from it. Latents stay where they are until their
-    turn; the result is on the latent's device. `device` and `dtype` are what the network computes on and in: its
-    weights' own by default.
+    Args:
+        source: its image in `image_range`; None for a plain decode.
+        retry_tile: side of the tiles that a decode without a limit goes over to where memory runs out, pixels; None: it
+            fails, and so does a tiled one.
+        batch: None: as many as the runtime has room for.
+        image_range: of the result too. Where it is not [-1, 1] what lies outside is cut off.
+        dtype: of the result. Where it differs from the source's, kept pixels are rounded.
+        runtime: where it runs.
+
+    Returns:
+        (B, 3, H, W), of the source's full size.
     """
+    check_strength(harmonise)
+    runtime = runtime or Runtime()
+    if source is not None:
+        latent = source.cycled(latent)
+        if keep is Keep.EXACT and source.unedited():
+            whole = source.slice(0, latent.shape[0]).image.to(runtime.output_device or latent.device, dtype)
+            return whole.expand(latent.shape[0], -1, -1, -1).clone()
     if not is_finite(latent):
         raise ValueError("Expected a finite latent, but it holds NaN or infinity: the step before it went wrong.")
-    config, factor = vae.config, vae.config.factor
-    weight: Tensor = vae.decoder.conv_in.weight
-    device, dtype = device or weight.device, dtype or weight.dtype
-    count, _, h, w = latent.shape
-    whole = Tile(0, 0, h, w)
-
-    jobs: dict[tuple[int, int], list[tuple[int, Tile]]] = {}
-    for picture in range(count):
-        for tile in plan.of(picture):
-            jobs.setdefault((tile.height, tile.width), []).append((picture, tile))
-    batches = [group[i : i + batch] for group in jobs.values() for i in range(0, len(group), batch)]
-
-    output = torch.zeros(count, config.image_channels, h * factor, w * factor, device=latent.device)
-    plans = len(plan.pictures)
-    weights = torch.zeros(plans, 1, *output.shape[-2:], device=latent.device)
-    for done, group in enumerate(batches, 1):
-        z = torch.cat([tile.of(latent[i : i + 1]) for i, tile in group])
-        image = mask = None
-        if source is not None:
-            parts = [(source.slice(i, i + 1), tile) for i, tile in group]
-            image = torch.cat([part.crop(part.image, tile, factor) for part, tile in parts])
-            mask = edited(torch.cat([part.crop(part.mask, tile, factor) for part, tile in parts]))
-            image = image.masked_fill(mask, 0.0)  # what it holds there, NaN too, does not matter
-            image, mask = image.to(device, dtype), mask.to(device, dtype)
-        decoded = vae.decode(z.to(device, dtype), image=image, mask=mask).to(output)
-        for (i, tile), pixels in zip(group, decoded, strict=True):
-            if tile == whole:
-                output[i] = pixels
-                weights[i % plans] = 1.0
-                continue
-            share = feather(tile, h, w, overlap=plan.overlap, factor=factor).to(output)
-            tile.of(output[i], factor).add_(pixels * share)
-            if i < plans:
-                tile.of(weights[i], factor).add_(share)
-        if progress is not None:
-            progress(done, len(batches))
-    for i in range(count):
-        _finish(output[i], weights[i % plans], None if source is None else source.slice(i, i + 1))
-    return output
+    limit = latent.shape[0] if batch is None else batch
+    while True:
+        plan = make_plan(network, latent, source, keep=keep, region=region, tile=tile, overlap=overlap)
+        side, at_once = network.factor * max(plan.largest), 1
+        work = _Work(network, latent, source, plan, keep, harmonise, image_range, dtype, runtime)
+        try:
+            at_once = work.at_once(limit)
+            return work.done(at_once)
+        except Exception as error:
+            smaller = _smaller(tile, side, retry_tile)
+            if not runtime.is_out_of_memory(error) or retry_tile is None or (at_once == 1 and smaller is None):
+                raise
+        # out of the except block, so that nothing holds on to the failed try's tensors
+        if at_once > 1:
+            limit = 1
+            logger.warning("Out of memory while decoding %d at once: trying again one by one.", at_once)
+        else:
+            tile = smaller
+            assert tile is not None
+            overlap = None if overlap is None else min(overlap, tile // 2)
+            logger.warning("Out of memory while decoding: trying again in tiles of %d pixels.", tile)
+        runtime.free()
 
 
-def _finish(output: Tensor, weights: Tensor, source: Source | None) -> None:
-    """Turns sums into means, in place, and puts the source where nothing was decoded."""
-    if (weights == 1).all():
-        return
-    output.div_(weights.clamp(min=torch.finfo(weights.dtype).tiny))
-    if source is not None:
-        # not by a boolean index, whose positions take several times the picture's memory
-        torch.where(weights == 0, source.crop(source.image)[0].to(output), output, out=output)
+def _smaller(tile: int | None, side: int, retry_tile: int | None) -> int | None:
+    """The next smaller tile that makes the largest piece, of `side` pixels, smaller; None if there is none."""
+    size = (retry_tile or FIRST_TILE) if tile is None else tile // 2
+    while size >= side:
+        size //= 2
+    return size if size >= SMALLEST_TILE else None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One try at decoding everything with one plan. Arguments as `decode_source`."""
+
+    network: Network
+    latent: Tensor
+    source: Source | None
+    plan: Plan
+    keep: Keep
+    harmonise: float
+    image_range: tuple[float, float]
+    dtype: torch.dtype
+    runtime: Runtime
+
+    @property
+    def conditioned(self) -> bool:
+        return self.source is not None and self.network.takes_condition
+
+    @property
+    def harmonises(self) -> bool:
+        return self.source is not None and self.keep is Keep.EXACT and self.harmonise > 0
+
+    def at_once(self, limit: int) -> int:
+        """How many of `limit` the runtime has room for."""
+        device, dtype = self.runtime.place(self.network)
+        needed = self.network.decode_bytes(self.plan.largest, dtype=dtype, device=device, conditioned=self.conditioned)
+        room = self.runtime.room_for(needed)
+        return max(1, limit if room is None else min(limit, room))
+
+    def done(self, batch: int) -> Tensor:
+        count = self.latent.shape[0]
+        parts = [(start, min(start + batch, count)) for start in range(0, count, batch)]
+        runs = sum(len(list(groups(self.plan, part, batch))) for part in parts)
+        counted = _Counter(self.runtime.progress, runs * (2 if self.harmonises and self.conditioned else 1))
+        device = self.runtime.output_device or self.latent.device
+        result: Tensor | None = None
+        # part by part, so that a long batch takes little more than its result
+        for start, stop in parts:
+            piece = self._part(start, stop, batch, counted).to(device, self.dtype)
+            if len(parts) == 1:
+                return piece
+            if result is None:
+                result = torch.empty(count, *piece.shape[1:], device=device, dtype=self.dtype)
+            result[start:stop] = piece
+        assert result is not None
+        return result
+
+    def _part(self, start: int, stop: int, batch: int, counted: _Counter) -> Tensor:
+        part = None if self.source is None else self.source.slice(start, stop)
+        low, high = self.image_range
+        middle, half = (low + high) / 2, (high - low) / 2
+        signed = part
+        if part is not None and self.image_range != (-1.0, 1.0):
+            signed = replace(part, image=(part.image - middle) / half)
+        latent, plan = self.latent[start:stop], self.plan.slice(start, stop)
+        decoded, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=self.conditioned)
+        if signed is not None and self.harmonises:
+            plain = None
+            if self.conditioned:
+                plain, _ = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
+            decoded = harmonised(
+                decoded, image=signed.crop(signed.image).to(decoded), mask=edited(signed.crop(signed.mask)),
+                strength=self.harmonise, plain=plain, factor=self.network.factor, witness=witness,
+            )  # fmt: skip
+        if self.image_range != (-1.0, 1.0):
+            decoded = (decoded * half + middle).clamp_(low, high)
+        if part is None:
+            return decoded
+        return compose(decoded, part, self.keep, in_place=True)
+
+    def _decoded(
+        self, latent: Tensor, source: Source | None, plan: Plan, batch: int, counted: _Counter, *, conditioned: bool
+    ) -> tuple[Tensor, Tensor]:
+        output, weights = run_plan(
+            self.network, latent, source, plan,
+            batch=batch, conditioned=conditioned, runtime=replace(self.runtime, progress=counted),
+        )  # fmt: skip
+        return output, weights >= WITNESS_SHARE
+
+
+class _Counter:
+    """Progress over all runs of the network, of which each part reports only its own."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.count = progress, total, 0
+
+    def __call__(self, *_: int) -> None:
+        self.count += 1
+        if self.progress is not None:
+            self.progress(self.count, self.total)

@@ -64,6 +64,7 @@ def harmonise(
     strength: float = 1.0,
     plain: Tensor | None = None,
     factor: int = 8,
+    witness: Tensor | None = None,
 ) -> Tensor:
     """`decoded` with the edited pixels' colours and light made to continue the kept ones'. Compose afterwards.
 
@@ -76,6 +77,8 @@ def harmonise(
         plain: (B, 3, H, W), the same latent's decode without its condition. A conditional decoder gives kept pixels
             back, which then tell nothing; what the plain decode gets wrong does.
         factor: pixels a latent cell, as the noise mask has them.
+        witness: (B or 1, 1, H, W) bool, the pixels that were decoded at all. Where a part alone was, the rest is the
+            source and tells nothing.
 
     Returns:
         (B, 3, H, W) of the dtype of `decoded`, computed in float32. Kept pixels stay as decoded; so does all where no
@@ -84,7 +87,7 @@ def harmonise(
     Raises:
         ValueError: shapes or counts that do not fit, or a strength outside 0 to 1.
     """
-    _check(decoded, image, mask, strength, plain)
+    _check(decoded, image, mask, strength, plain, witness)
     if strength == 0:
         return decoded
     result = decoded.clone()
@@ -98,7 +101,8 @@ def harmonise(
             around, inside = parts
             shown = (decoded if plain is None else plain)[i][around].float()
             there = decoded[i][inside]
-            correction = _estimate(there.float(), shown, source[around].float(), edited, around, inside, factor)
+            known = None if witness is None else witness[i % len(witness)][around].to(decoded.device)
+            correction = _estimate(there.float(), shown, source[around].float(), edited, known, around, inside, factor)
             corrected = (there.float() + strength * correction).to(decoded.dtype)
             result[i][inside] = torch.where(edited[inside], corrected, there)
     return result
@@ -122,16 +126,28 @@ def _surroundings(edited: Tensor) -> tuple[Part, Part] | None:
 
 
 def _estimate(
-    decoded: Tensor, plain: Tensor, image: Tensor, edited: Tensor, around: Part, inside: Part, factor: int
+    decoded: Tensor,
+    plain: Tensor,
+    image: Tensor,
+    edited: Tensor,
+    known: Tensor | None,
+    around: Part,
+    inside: Part,
+    factor: int,
 ) -> Tensor:
     """What to add to `decoded` (3, h, w), the part `inside`, of use where it is edited.
 
-    plain and image: (3, H, W), the part `around`. edited: (…, …) bool, the whole picture's.
+    plain and image: (3, H, W), the part `around`; known: (1, H, W) bool, likewise. edited: (…, …) bool, the whole
+    picture's.
     """
     size = (plain.shape[-2], plain.shape[-1])
     blocks = _reduce(plain, image, ~edited[around])
     with torch.no_grad():
         weight = _weights(blocks)
+        if known is not None and not known.all():
+            # a block of which a part was not decoded counts nothing
+            gaps = (~known).float()
+            weight = weight * (1 - F.max_pool2d(gaps, blocks.side, ceil_mode=True)[0])
         middle, root = _colour_spread(blocks.plain, weight)
         ring = _ring(blocks, factor)
     seen = _observe(blocks, weight, ring, _bounded(blocks.plain, middle, root))
@@ -341,7 +357,9 @@ def _on_grid(of: Callable[[Tensor], Tensor], edited: Tensor, offset: Sequence[in
     return F.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bilinear")[0, :, :height, :width]
 
 
-def _check(decoded: Tensor, image: Tensor, mask: Tensor, strength: float, plain: Tensor | None) -> None:
+def _check(
+    decoded: Tensor, image: Tensor, mask: Tensor, strength: float, plain: Tensor | None, witness: Tensor | None
+) -> None:
     if not 0 <= strength <= 1:
         raise ValueError(f"Expected a strength from 0 to 1, but got {strength}.")
     if decoded.ndim != 4 or decoded.shape[1] != 3:
@@ -351,7 +369,8 @@ def _check(decoded: Tensor, image: Tensor, mask: Tensor, strength: float, plain:
             f"Expected plain of the shape of decoded, {tuple(decoded.shape)}, but got {tuple(plain.shape)}. Give the "
             "plain decode of the same latents."
         )
-    for name, tensor, channels in (("image", image, 3), ("mask", mask, 1)):
+    given = [("image", image, 3), ("mask", mask, 1), *([] if witness is None else [("witness", witness, 1)])]
+    for name, tensor, channels in given:
         count, size = decoded.shape[0], decoded.shape[-2:]
         if tensor.ndim != 4 or tensor.shape[0] not in (1, count) or tensor.shape[1:] != (channels, *size):
             raise ValueError(

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autoencoder import check_condition, check_latent
-from .config import Config
+from .autoencoder import check_latent, check_together
 from .crop import Box
 from .masks import MASK_FLOOR, edited
+from .network import Grid
 from .tiles import Tile
 from .values import image_values, is_finite, mask_values, why_unusable
 
@@ -91,6 +91,11 @@ class Source:
             texts.append(f"{_which(whole, count)} white all over: no pixel of the source is kept there.")
         return texts
 
+    def summary(self) -> str:
+        """Its remarks, or how much is edited, in a line for people."""
+        share = self.edited_share()
+        return " ".join(self.remarks()) or f"Edited: {'under 0.1%' if share < 0.001 else f'{share:.1%}'} of the image."
+
     def cycled(self, latent: Tensor) -> Tensor:
         """`latent`, repeated in turn where there are more pictures or masks."""
         return latent.repeat(max(1, self.count // latent.shape[0]), 1, 1, 1)
@@ -101,7 +106,7 @@ class Source:
 
 
 def fit_source(
-    config: Config,
+    grid: Grid,
     latent: Tensor,
     *,
     image: Tensor | None,
@@ -110,33 +115,85 @@ def fit_source(
 ) -> Source | None:
     """Matches image and mask to a latent; None where neither is given. Says in the log if nothing is edited, or kept.
 
-    Arguments and errors as `asymvq.decode`; `image_range` is what an image's values lie in.
+    Arguments and errors as `asymvq.decode`; `grid` is the network or its config, `image_range` what an image's values
+    lie in.
     """
     fault = why_unusable(latent)
     if fault is None and not latent.is_floating_point():
         fault = f"one of {latent.dtype}"
     if fault is not None:
         raise ValueError(f"Expected a latent as a dense tensor of floats that holds some, but got {fault}.")
-    check_latent(config, latent)
-    check_condition(config, image=image, mask=mask)
+    check_latent(grid, latent)
+    check_together(image=image, mask=mask)
     if image is None or mask is None:
         return None
+    height, width = latent.shape[-2:]
+    covered = Covered(
+        (height * grid.factor, width * grid.factor),
+        len(latent),
+        grid.factor,
+        f"a latent of {width}×{height}",
+        "latents",
+    )
+    return _fit(covered, image, mask, grid.image_channels, image_range)
+
+
+def fit_pictures(
+    pictures: Tensor,
+    *,
+    image: Tensor,
+    mask: Tensor,
+    factor: int = 1,
+    image_range: tuple[float, float] = (-1.0, 1.0),
+    called: str = "edited picture",
+) -> Source:
+    """Matches image and mask to edited pictures, as `fit_source` does to latents.
+
+    Args:
+        pictures: (B, C, H, W), of the source's size, or smaller by less than the factor, as after an encoder that
+            crops in the middle.
+        factor: that sides of what was encoded are multiples of; 1: pictures of the source's size alone.
+        called: what an error calls one of them.
+
+    Raises:
+        ValueError: sizes or counts that do not fit, or values out of range.
+    """
+    size = (pictures.shape[-2], pictures.shape[-1])
+    covered = Covered(size, len(pictures), factor, f"the {called}", f"{called}s")
+    return _fit(covered, image, mask, pictures.shape[1], image_range)
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What a source is matched to."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    count: int
+    factor: int
+    """Of this many pixels less than one may differ, cropped or padded by an encoder."""
+    name: str
+    plural: str
+
+
+def _fit(covered: Covered, image: Tensor, mask: Tensor, channels: int, image_range: tuple[float, float]) -> Source:
     low, high = image_range
     image, mask = image_values(image, low=low, high=high), mask_values(mask)
-    for name, tensor, channels in (("image", image, config.image_channels), ("mask", mask, 1)):
-        if tensor.ndim != 4 or tensor.shape[1] != channels:
-            raise ValueError(f"Expected {name} of shape (B, {channels}, H, W), but got {tuple(tensor.shape)}.")
+    for name, tensor, wanted in (("image", image, channels), ("mask", mask, 1)):
+        if tensor.ndim != 4 or tensor.shape[1] != wanted:
+            raise ValueError(f"Expected {name} of shape (B, {wanted}, H, W), but got {tuple(tensor.shape)}.")
     if image.shape[-2:] != mask.shape[-2:]:
         raise ValueError(
             f"Expected image and mask of one size, but got an image of {_size(image)} and a mask of {_size(mask)} "
             "pixels (width×height). Resize the mask to the image, or use the mask that was made for it."
         )
-    source = Source(image, mask, _window(latent, image, config.factor))
-    counts = (latent.shape[0], image.shape[0], mask.shape[0])
+    source = Source(image, mask, _window(covered, image))
+    counts = (covered.count, image.shape[0], mask.shape[0])
     if any(max(counts) % count for count in counts):
         raise ValueError(
-            "Expected as many latents, images and masks, or numbers of them that divide the largest and are taken in "
-            f"turn, but got {counts[0]}, {counts[1]} and {counts[2]}. Repeat or drop some, or give one for all."
+            f"Expected as many {covered.plural}, images and masks, or numbers of them that divide the largest and are "
+            f"taken in turn, but got {counts[0]}, {counts[1]} and {counts[2]}. Repeat or drop some, or give one for "
+            "all."
         )
     _require_finite_kept(source)
     for text in source.remarks():
@@ -156,17 +213,17 @@ def nearest(tensor: Tensor, box: Box) -> Tensor:
     return tensor
 
 
-def _window(latent: Tensor, image: Tensor, factor: int) -> tuple[int, int, int, int]:
-    height, width = latent.shape[-2] * factor, latent.shape[-1] * factor
+def _window(covered: Covered, image: Tensor) -> tuple[int, int, int, int]:
+    (height, width), factor = covered.size, covered.factor
     spare = (image.shape[-2] - height, image.shape[-1] - width)
     if all(0 <= s < factor for s in spare):  # cropped in the middle, as ComfyUI does
         return spare[0] // 2, spare[1] // 2, height, width
     if all(-factor < s <= 0 for s in spare):
         return 0, 0, height, width
+    near = f", or of less than {factor} more or less on both sides" if factor > 1 else ""
     raise ValueError(
-        f"Expected an image of {width}×{height} pixels for a latent of {latent.shape[-1]}×{latent.shape[-2]}, or of "
-        f"less than {factor} more or less on both sides, but got {_size(image)}. Give the image that was encoded, or "
-        "scale it to that size."
+        f"Expected an image of {width}×{height} pixels for {covered.name}{near}, but got {_size(image)}. Give the "
+        "image that was encoded, or scale it to that size."
     )
 
 

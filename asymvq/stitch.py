@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compose import Keep, compose, harmonised_part
 from .crop import Box
-from .decode import Keep, compose
-from .harmonise import harmonise
-from .masks import alpha, edited, grow_mask
+from .masks import edited, grow_mask
 from .source import Source
 from .values import image_values, mask_values
 
@@ -138,9 +137,15 @@ def stitch(
     width = min(box.width - left, image.shape[-1] - start.left)
     picture = Box(top, left, height, width).of(picture)
     part = Box(start.top, start.left, height, width)
-    if strength:
-        picture = _harmonised(picture, part.of(image), part.of(mask), strength, image_range)
     whole = Source(image, mask, (part.top, part.left, part.height, part.width))
+    if strength:
+        parts = [whole.slice(i, i + 1) for i in range(count)]
+        picture = torch.cat(
+            [
+                harmonised_part(one, source, strength, image_range=image_range)
+                for one, source in zip(picture.split(1), parts, strict=True)
+            ]
+        )
     return compose(picture, whole, Keep.EXACT)
 
 
@@ -208,20 +213,6 @@ def _scaled(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
         return picture
     dtype = picture.dtype
     return F.interpolate(picture.float(), size, mode=mode, antialias=True, align_corners=False).to(dtype)
-
-
-def _harmonised(
-    picture: Tensor, image: Tensor, mask: Tensor, strength: float, image_range: tuple[float, float]
-) -> Tensor:
-    low, high = image_range
-    signed, source = ((t - low) * (2 / (high - low)) - 1 for t in (picture, image.to(picture)))
-    mask = alpha(mask)
-    parts = []
-    for i in range(picture.shape[0]):
-        decoded, shown, share = signed[i : i + 1], source[i % len(source)][None], mask[i % len(mask)][None]
-        parts.append(harmonise(decoded, image=shown, mask=share, strength=strength) - decoded)
-    # only what changes is added: where nothing does, no rounding of the ranges is seen either
-    return (picture + torch.cat(parts) * ((high - low) / 2)).clamp(low, high)
 
 
 def _check(

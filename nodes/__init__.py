@@ -13,6 +13,7 @@ from .compare import AsymVQCompare  # noqa: E402
 from .crop import AsymVQCropAroundMask  # noqa: E402
 from .decode import AsymVQDecode  # noqa: E402
 from .demo import AsymVQDemoPictures  # noqa: E402
+from .harmonise import AsymVQHarmonise  # noqa: E402
 from .load import AsymVQLoader  # noqa: E402
 from .mask import AsymVQRandomMask  # noqa: E402
 from .paint_by_example import (  # noqa: E402
@@ -31,6 +32,7 @@ class AsymVQExtension(ComfyExtension):
         return [
             AsymVQLoader,
             AsymVQDecode,
+            AsymVQHarmonise,
             AsymVQSave,
             AsymVQCompare,
             AsymVQRandomMask,

@@ -9,12 +9,17 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..asymvq.autoencoder import check_together
 from ..asymvq.decode import Keep, Region
 from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source, fit_source
 from .host import show_on_node
-from .tensors import image_tensor, latent_tensor, mask_tensor, to_image
+from .stock import decode_pictures, put_into_source
+from .tensors import image_tensor, latent_tensor, mask_tensor, require_one_size, to_image
 from .vae import AsymmetricVAE, Tiling
+
+HARMONISE = 1.0
+"""What the widget begins with."""
 
 
 class AsymVQDecode(io.ComfyNode):
@@ -26,7 +31,8 @@ class AsymVQDecode(io.ComfyNode):
             category="latent/inpaint",
             description=(
                 "Decodes an edited latent together with the source picture and the mask: what the mask keeps stays as "
-                "it was, and what was edited fits its neighbours. Without image and mask it is a plain decode."
+                "it was, bit for bit, and what was edited fits its neighbours. For any VAE, video too; an asymmetric "
+                "one is shown the kept pixels besides. Without image and mask it is a plain decode."
             ),
             search_aliases=[
                 "inpaint decode",
@@ -35,10 +41,21 @@ class AsymVQDecode(io.ComfyNode):
                 "vqgan",
                 "vae decode inpaint",
                 "preserve pixels",
+                "paste back",
+                "composite original",
+                "color match",
+                "seam",
             ],
             inputs=[
                 io.Latent.Input("samples", tooltip="The edited latent, from the sampler."),
-                io.Vae.Input("vae", tooltip="From Load Asymmetric VQGAN."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip=(
+                        "From Load Asymmetric VQGAN: its decoder is shown the kept pixels. Any other VAE (SD, SDXL, "
+                        "FLUX.2, Qwen, Wan, video) decodes as in VAE Decode and cannot be shown them: its picture is "
+                        "harmonised and put into the source."
+                    ),
+                ),
                 io.Image.Input(
                     "image",
                     optional=True,
@@ -61,7 +78,8 @@ class AsymVQDecode(io.ComfyNode):
                     default=Keep.EXACT,
                     tooltip=(
                         "exact: kept pixels are the source's own, bit for bit. "
-                        "network: the decoder's picture as it is, as in the paper; it is always decoded in full."
+                        "network: the decoder's picture as it is, as in the paper; always decoded in full, never "
+                        "harmonised."
                     ),
                 ),
                 io.Int.Input(
@@ -76,7 +94,10 @@ class AsymVQDecode(io.ComfyNode):
                     options=Tiling,
                     default=Tiling.AUTO,
                     advanced=True,
-                    tooltip="auto: in tiles when memory runs out. on: always. off: never, fail instead.",
+                    tooltip=(
+                        "auto: in tiles when memory runs out. on: always. off: never, fail instead (a VAE of a stock "
+                        "loader goes over to tiles by itself)."
+                    ),
                 ),
                 io.Int.Input(
                     "tile_size",
@@ -103,7 +124,8 @@ class AsymVQDecode(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "masked: decode only what the mask touches and its surroundings, much faster for small masks. "
-                        "full: decode everything, as keep network always does. auto: whichever is less work."
+                        "full: decode everything, as keep network and VAEs of stock loaders always do. auto: whichever "
+                        "is less work."
                     ),
                 ),
                 io.Boolean.Input(
@@ -112,6 +134,18 @@ class AsymVQDecode(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Show the source and the result on this node.",
+                ),
+                io.Float.Input(
+                    "harmonise",
+                    default=HARMONISE,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip=(
+                        "How far the edit's colours and light are made to continue the kept pixels'. 0: not at all. "
+                        "With an asymmetric VAE it costs a second decode. Not with keep network."
+                    ),
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The source with the edit in it, of the source's size.")],
@@ -132,43 +166,47 @@ class AsymVQDecode(io.ComfyNode):
         image: Tensor | None = None,
         mask: Tensor | None = None,
         preview: bool = False,
+        harmonise: float = 0.0,  # graphs in API format from before there was the input stay as they were
     ) -> io.NodeOutput:
-        if not isinstance(vae, AsymmetricVAE):
+        if not callable(getattr(vae, "decode", None)):
             raise ValueError(
-                "Expected a VAE from Load Asymmetric VQGAN, but got one from a stock loader: its decoder cannot be "
-                "shown the picture. Load the asymmetric file with Load Asymmetric VQGAN, or decode with VAE Decode."
+                f"Expected a VAE, but got {type(vae).__name__}. Connect Load Asymmetric VQGAN or Load VAE."
             )
-        latent = latent_tensor(samples)
-        if image is not None:
-            image = image_tensor(image)
-            mask = None if mask is None else grown(mask_tensor(mask, image), grow_mask)
-        source = fit_source(vae.config, latent, image=image, mask=mask, image_range=(0.0, 1.0))
-        if cls.hidden is not None:
-            show_on_node(_summary(source), cls.hidden.unique_id)
-        result = vae.decode_source(
-            latent,
-            source,
-            keep=Keep(keep),
-            region=Region(region),
-            tiling=Tiling(tiling),
-            tile=tile_size,
-            overlap=overlap,
-        )
+        check_together(image=image, mask=mask)
+        pictures = None
+        if image is not None and mask is not None:
+            pictures = image_tensor(image)
+            mask = grown(mask_tensor(mask, pictures), grow_mask)
+            require_one_size(pictures, mask)
+        if isinstance(vae, AsymmetricVAE):
+            latent = latent_tensor(samples)
+            source = fit_source(vae.config, latent, image=pictures, mask=mask, image_range=(0.0, 1.0))
+            cls._say(source)
+            result = vae.decode_source(
+                latent, source,
+                keep=Keep(keep), region=Region(region), tiling=Tiling(tiling), tile=tile_size, overlap=overlap,
+                harmonise=harmonise,
+            )  # fmt: skip
+        else:
+            cls._say(None if pictures is None else Source(pictures, mask, (0, 0, *pictures.shape[-2:])))
+            result = decode_pictures(vae, samples, tiling=Tiling(tiling), tile=tile_size, overlap=overlap)
+            if pictures is not None:
+                result = put_into_source(result, vae, image=image, mask=mask, keep=Keep(keep), harmonise=harmonise)
         if not preview:
             return io.NodeOutput(result)
-        return io.NodeOutput(result, ui=ui.PreviewImage(_pairs(image, result), cls=cls))
+        return io.NodeOutput(result, ui=ui.PreviewImage(_pairs(pictures, result), cls=cls))
 
-
-def _summary(source: Source | None) -> str:
-    """What stands on the node. Always something, so that no older text stays."""
-    if source is None:
-        return "Without image and mask: a plain decode, nothing is kept."
-    share = source.edited_share()
-    return " ".join(source.remarks()) or f"Edited: {'under 0.1%' if share < 0.001 else f'{share:.1%}'} of the image."
+    @classmethod
+    def _say(cls, source: Source | None) -> None:
+        if cls.hidden is not None:
+            # always something, so that no older text stays
+            plain = "Without image and mask: a plain decode, nothing is kept."
+            show_on_node(plain if source is None else source.summary(), cls.hidden.unique_id)
 
 
 def _pairs(image: Tensor | None, result: Tensor) -> Tensor:
     """Source, result, source, result, … of (1 or more, 3, H, W) and (B, H, W, 3). Without source: the results."""
+    result = result[..., :3]
     if image is None:
         return result
     source = comfy.utils.repeat_to_batch_size(to_image(image).to(result), len(result))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import comfy.model_management as model_management
 import torch
 
-from ..asymvq.config import AutoencoderConfig
+from ..asymvq.config import Config
 from ..asymvq.memory_model import decode_bytes, encode_bytes
 
 AMD_FACTOR = 2.73
@@ -22,12 +22,12 @@ AMD_FACTOR = 2.73
 class DecodeMemory:
     """Bytes for one latent of a batch, as the host asks for them: shape (…, h, w) and dtype."""
 
-    config: AutoencoderConfig
+    config: Config
     device: torch.device
 
     def __call__(self, shape: tuple[int, ...], dtype: torch.dtype, *, conditioned: bool | None = None) -> float:
         size = (shape[-2], shape[-1])
-        return _on_this_machine(
+        return on_this_machine(
             decode_bytes(self.config, size, dtype=dtype, device=self.device, conditioned=conditioned)
         )
 
@@ -36,14 +36,15 @@ class DecodeMemory:
 class EncodeMemory:
     """The same for one picture of (…, H, W)."""
 
-    config: AutoencoderConfig
+    config: Config
     device: torch.device
 
     def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
-        return _on_this_machine(encode_bytes(self.config, (shape[-2], shape[-1]), dtype=dtype, device=self.device))
+        return on_this_machine(encode_bytes(self.config, (shape[-2], shape[-1]), dtype=dtype, device=self.device))
 
 
-def _on_this_machine(size: int) -> float:
+def on_this_machine(size: int) -> float:
+    """Bytes that are asked of the host for so many: it has a factor for some GPUs."""
     return size * (AMD_FACTOR if model_management.is_amd() else 1.0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..asymvq.values import image_values, mask_values, why_unusable
@@ -29,10 +28,10 @@ def require_tensor(value: object, what: str) -> Tensor:
 
 
 def latent_tensor(samples: dict[str, Any]) -> Tensor:
-    """(B, C, h, w) of a LATENT.
+    """(B, C, h, w) of a LATENT. One of a video model is of a picture where it has one frame.
 
     Raises:
-        ValueError: no latent at all, one of video or audio, or one that cannot be computed with.
+        ValueError: no latent at all, one of several frames or of sound, or one that cannot be computed with.
     """
     latent: Any = samples.get("samples") if isinstance(samples, dict) else samples
     if getattr(latent, "is_nested", False):
@@ -41,10 +40,13 @@ def latent_tensor(samples: dict[str, Any]) -> Tensor:
             "model that made it."
         )
     latent = require_tensor(latent, "a latent")
+    if latent.ndim == 5 and latent.shape[2] == 1:
+        latent = latent[:, :, 0]
     if latent.ndim != 4:
         raise ValueError(
             f"Expected a picture's latent of 4 dimensions (batch, channels, height, width), but got {latent.ndim}: "
-            f"{tuple(latent.shape)}. Latents of video models belong in their own VAE's decode."
+            f"{tuple(latent.shape)}. Latents of video models belong in their own VAE's decode: load it with Load VAE, "
+            "which this node takes too."
         )
     if not latent.is_floating_point():
         raise ValueError(f"Expected a latent of floats, but got {latent.dtype}. Look at the node that made it.")
@@ -120,11 +122,6 @@ def taken(tensor: Tensor, i: int) -> Tensor:
 def to_image(pictures: Tensor) -> Tensor:
     """(B, 3, H, W) as an IMAGE (B, H, W, 3)."""
     return pictures.movedim(1, -1)
-
-
-def to_unit(pictures: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1], what lies outside cut off."""
-    return torch.clamp(pictures * 0.5 + 0.5, 0.0, 1.0)
 
 
 def to_signed(pictures: Tensor) -> Tensor:

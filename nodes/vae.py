@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import logging
 from enum import Enum
 from typing import Any
 
@@ -12,22 +10,18 @@ import comfy.model_management as model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.sd
-import comfy.utils
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch import Tensor
 
 from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import Checkpoint, build, to_native
-from ..asymvq.config import AutoencoderConfig
-from ..asymvq.decode import Keep, Region, Source, compose, decode_network, make_plan
-from .memory import DecodeMemory, EncodeMemory, give_back_memory
-from .tensors import in_range_to_signed, to_image, to_signed, to_unit
-
-logger = logging.getLogger(__name__)
-
-SMALLEST_TILE = 128
-"""Pixels. What does not fit in memory in tiles of this size does not fit at all."""
+from ..asymvq.config import Config
+from ..asymvq.decode import Keep, Region, Source, decode_source
+from ..asymvq.runtime import Runtime, is_out_of_memory
+from .memory import DecodeMemory, EncodeMemory, give_back_memory, on_this_machine
+from .progress import HostProgress
+from .tensors import in_range_to_signed, to_image
 
 SMALL_VAE = 20_000_000
 """Parameters. Below, half precision saves nothing worth the colours that it costs."""
@@ -84,7 +78,7 @@ class AsymmetricVAE(comfy.sd.VAE):
         self.model_size()
 
     @property
-    def config(self) -> AutoencoderConfig:
+    def config(self) -> Config:
         return self._model.config
 
     @property
@@ -111,6 +105,7 @@ class AsymmetricVAE(comfy.sd.VAE):
         tiling: Tiling = Tiling.AUTO,
         tile: int = 512,
         overlap: int = 64,
+        harmonise: float = 0.0,
     ) -> Tensor:
         """Decodes with the kept pixels of `source`, or plainly where there is none.
 
@@ -121,83 +116,37 @@ class AsymmetricVAE(comfy.sd.VAE):
             region: whether only what the mask touches is decoded.
             tiling: AUTO goes over to tiles when memory runs out; AUTO and ON halve them while it still does.
             tile: side of a tile, pixels.
-            overlap: what neighbouring tiles share, pixels.
+            overlap: what neighbouring tiles share, pixels; half a tile at most.
+            harmonise: 0 to 1, see `asymvq.decode`.
 
         Returns:
-            (B, H, W, 3) in [0, 1], of the source's full size; in the host's type for pictures, or in float32 where
-            the source is of another: kept pixels are its own bit for bit.
+            (B, H, W, 3) in [0, 1], of the source's full size and of `result_dtype`.
         """
-        if source is not None:
-            latent = source.cycled(latent)
-            if keep is Keep.EXACT and source.unedited():
-                whole = source.slice(0, latent.shape[0]).image
-                return to_image(whole.expand(latent.shape[0], -1, -1, -1).to(self.output_device).contiguous())
-        size = tile if tiling is Tiling.ON else None
-        while True:
-            try:
-                result = self._decode_once(latent, source, keep, region, size, min(overlap, (size or tile) // 2))
-                give_back_memory(self.device)
-                return result
-            except Exception as error:
-                model_management.raise_non_oom(error)
-                if tiling is Tiling.OFF or (size is not None and size // 2 < SMALLEST_TILE):
-                    raise
-            # Out of the except block, so that nothing holds on to the failed try's tensors.
-            size = tile if size is None else size // 2
-            logger.warning("Out of memory while decoding: trying again in tiles of %d pixels.", size)
-            model_management.soft_empty_cache()
-
-    def _decode_once(
-        self, latent: Tensor, source: Source | None, keep: Keep, region: Region, tile: int | None, overlap: int
-    ) -> Tensor:
-        count = latent.shape[0]
-        plan = make_plan(self.config, latent, source, keep=keep, region=region, tile=tile, overlap=overlap)
-        shape = (1, latent.shape[1], *plan.largest)
-        memory = self.memory_used_decode(shape, self.vae_dtype, conditioned=source is not None)
-        model_management.load_models_gpu([self.patcher], memory_required=memory)
-        batch = max(1, min(count, int(self.patcher.get_free_memory(self.device) / memory)))
-
-        report = _Progress()
-        result: Tensor | None = None
-        for start in range(0, count, batch):
-            stop = min(start + batch, count)
-            part = signed = None
-            if source is not None:
-                part = source.slice(start, stop)
-                signed = dataclasses.replace(part, image=to_signed(part.image))
-            with _device_context(self.device):
-                decoded = decode_network(
-                    self._model, latent[start:stop], signed, plan.slice(start, stop), batch=batch,
-                    device=self.device, dtype=self.vae_dtype, progress=report.of(start, stop, count),
-                )  # fmt: skip
-            picture = to_unit(decoded.to(self.output_device))
-            if part is not None:
-                picture = compose(picture, part, keep)
-            if result is None:
-                size, dtype = (count, *picture.shape[1:]), model_management.intermediate_dtype()
-                if source is not None and source.image.dtype != dtype:
-                    dtype = torch.float32  # kept pixels are the source's bit for bit, under --fp16-intermediates too
-                result = torch.empty(size, device=self.output_device, dtype=dtype)
-            result[start:stop] = picture
-        assert result is not None
+        runtime = Runtime(
+            device=self.device, dtype=self.vae_dtype, output_device=self.output_device, room_for=self._room_for,
+            is_out_of_memory=lambda error: is_out_of_memory(error) or model_management.is_oom(error),
+            free=model_management.soft_empty_cache, progress=HostProgress(),
+        )  # fmt: skip
+        with _device_context(self.device):
+            result = decode_source(
+                self._model, latent, source,
+                keep=keep, region=region, tile=tile if tiling is Tiling.ON else None, overlap=min(overlap, tile // 2),
+                retry_tile=None if tiling is Tiling.OFF else tile, batch=None, harmonise=harmonise,
+                image_range=(0.0, 1.0), dtype=result_dtype(None if source is None else source.image), runtime=runtime,
+            )  # fmt: skip
+        give_back_memory(self.device)
         return to_image(result)
 
+    def _room_for(self, needed: int) -> int:
+        memory = on_this_machine(needed)
+        model_management.load_models_gpu([self.patcher], memory_required=memory)
+        return int(self.patcher.get_free_memory(self.device) / memory)
 
-class _Progress:
-    """The host's progress bar over batches of tiles, and its interrupt between them."""
 
-    def __init__(self) -> None:
-        self.bar = comfy.utils.ProgressBar(1)
-
-    def of(self, start: int, stop: int, count: int):
-        """The callback for pictures `start` to `stop` of `count`."""
-
-        def report(done: int, total: int) -> None:
-            model_management.throw_exception_if_processing_interrupted()
-            pictures = start + (stop - start) * done / total
-            self.bar.update_absolute(round(1000 * pictures / count), 1000)
-
-        return report
+def result_dtype(image: Tensor | None) -> torch.dtype:
+    """Of an IMAGE: the host's, or float32 where the source is of another: kept pixels are its own bit for bit."""
+    dtype = model_management.intermediate_dtype()
+    return dtype if image is None or image.dtype == dtype else torch.float32
 
 
 def _device_context(device: torch.device) -> contextlib.AbstractContextManager[Any]:

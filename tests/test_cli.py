@@ -20,7 +20,7 @@ from asymvq.cli.latents import read_latent, write_latent
 from asymvq.config import AutoencoderConfig
 from asymvq.crop import centre_crop
 from asymvq.masks import random_thick_mask
-from asymvq.pictures import cover, read_mask, read_picture, write_picture
+from asymvq.pictures import cover, read_mask, read_picture, read_raster, write_picture
 
 TINY = AutoencoderConfig(
     decoder_channels=(4, 8, 16, 16), decoder_blocks=2, encoder_channels=(4, 8, 16, 16), encoder_blocks=1, norm_groups=2
@@ -177,6 +177,46 @@ def test_decode_by_the_network(
     source, decoded = (np.asarray(Image.open(path)) for path in (picture_file, out))
     assert decoded.shape == source.shape
     assert not np.array_equal(decoded[1:73, 2:98], source[1:73, 2:98])
+
+
+def test_decode_harmonises(
+    vae_file: Path, latent_file: Path, picture_file: Path, mask_file: Path, tmp_path: Path, capsys
+):  # fmt: skip
+    files = ["--vae", vae_file, "--latent", latent_file, "--image", picture_file, "--mask", mask_file]
+    kept, results = np.asarray(Image.open(mask_file)) == 0, []
+    for strength in ("0", "1"):
+        out = tmp_path / f"{strength}.png"
+        assert main(["decode", *map(str, files), "--out", str(out), "--harmonise", strength]) == 0
+        results.append(np.asarray(Image.open(out)))
+        assert np.array_equal(results[-1][kept], np.asarray(Image.open(picture_file))[kept])
+    assert not np.array_equal(results[0], results[1])
+    with pytest.raises(SystemExit, match="2"):
+        main(["decode", *map(str, files), "--out", "x.png", "--harmonise", "1.5"])
+    assert "expected 0 to 1, but got 1.5" in capsys.readouterr().err
+
+
+def test_harmonise_puts_an_edit_into_its_source(mask_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rng = np.random.default_rng(3)
+    values = (30000 + rng.integers(0, 2000, (75, 101))).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "source.png")  # 16 bits
+    Image.fromarray((values // 256 + 20).astype(np.uint8)).convert("RGB").save(tmp_path / "edited.png")
+    names = {"image": tmp_path / "source.png", "edited": tmp_path / "edited.png", "mask": mask_file}
+    files = [part for name, path in names.items() for part in (f"--{name}", str(path))]
+    kept = torch.from_numpy(np.asarray(Image.open(mask_file)) == 0)
+    source, results = read_raster(tmp_path / "source.png").image(), []
+    for strength in ("0", "1"):
+        out = tmp_path / f"out_{strength}.png"
+        assert main(["harmonise", *files, "--out", str(out), "--strength", strength]) == 0
+        result = read_raster(out)
+        assert result.bits == 16
+        assert torch.equal(result.image()[..., kept], source[..., kept])
+        results.append((result.image() - source)[..., ~kept].abs().mean().item())
+    assert results[0] > 0.1
+    assert results[1] < 0.02
+    assert "--overwrite" in fails(capsys, "harmonise", *files, "--out", tmp_path / "out_1.png")
+    Image.new("RGB", (100, 75)).save(tmp_path / "edited.png")
+    error = fails(capsys, "harmonise", *files, "--out", tmp_path / "x.png")
+    assert "got 100×75 for a source of 101×75" in error
 
 
 def test_decode_of_a_batch_without_condition(vae_file: Path, tmp_path: Path):
@@ -424,3 +464,26 @@ sys.exit(main(sys.argv[1:]))
     assert done.returncode == 2, done.stderr
     assert "Out of memory on cpu. Encode a smaller picture" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
+def test_a_decode_that_does_not_fit_goes_over_to_tiles(vae_file: Path, tmp_path: Path):
+    """In a process that may take a little more than it has: enough for tiles, but not for the whole."""
+    write_latent(tmp_path / "large.latent", torch.randn(1, 4, 200, 200))
+    script = """
+import resource, sys
+from asymvq.cli import decode, main
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (int(sys.argv[1]) << 20),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+    argv = ["decode", "--vae", vae_file, "--latent", tmp_path / "large.latent", "--out", tmp_path / "x.png"]
+
+    def decode(megabytes: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", script, str(megabytes), *map(str, argv)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = decode(300)
+    assert done.returncode == 0, done.stderr
+    assert "trying again in tiles of" in done.stderr
+    assert Image.open(tmp_path / "x.png").size == (1600, 1600)

@@ -564,11 +564,11 @@ class TestRefusals:
         with pytest.raises(ValueError, match="divide the largest and are taken in turn, but got 2, 2 and 3"):
             asymvq.decode(vae, latent, image=image, mask=mask)
 
-    def test_a_vae_without_a_condition(self):
+    def test_only_asking_the_stock_network_itself_for_a_condition_is_an_error(self):
         stock = make_vae(dataclasses.replace(CONFIG, condition=None))
         latent, image, mask = make_case()
         with pytest.raises(ValueError, match="this one is a stock VAE"):
-            asymvq.decode(stock, latent, image=image, mask=mask)
+            stock.decode(latent, image=image, mask=mask)
         assert asymvq.decode(stock, latent).shape == (1, 3, 24, 32)
 
     def test_encoding_with_a_decoder_alone(self):

@@ -107,14 +107,34 @@ def build_parser() -> argparse.ArgumentParser:
         "--keep", choices=["exact", "network"], default="exact",
         help="kept pixels: the source's own (default), or what the network makes of them",
     )  # fmt: skip
-    decode.add_argument("--tile", type=int, metavar="N", help="side of a tile in pixels (default: no tiles)")
+    decode.add_argument(
+        "--harmonise", type=_share, default=0.0, metavar="X",
+        help="0 to 1: how far the edit's colours and light continue the kept ones (default: 0)",
+    )  # fmt: skip
+    decode.add_argument(
+        "--tile", type=int, metavar="N", help="side of a tile in pixels (default: no tiles while memory lasts)"
+    )
     decode.add_argument("--overlap", type=int, metavar="N", help="of neighbouring tiles (default: a quarter tile)")
     _add_device(decode)
     _add_dtype(decode, "to decode in (default: the file's)")
 
+    _add_harmonise(commands)
     _add_train(commands)
     _add_evaluate(commands)
     return parser
+
+
+def _add_harmonise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    harmonise = _add(commands, "harmonise", "put an edited picture into its source, its colours and light fitted to it")
+    harmonise.add_argument("--image", type=Path, required=True, metavar="PICTURE", help="source picture")
+    harmonise.add_argument("--edited", type=Path, required=True, metavar="PICTURE", help="of the source's size")
+    harmonise.add_argument("--mask", type=Path, required=True, metavar="PICTURE", help=f"what was edited: {MASK_HELP}")
+    harmonise.add_argument(
+        "--out", type=Path, required=True, metavar="PNG",
+        help="with the bits (8 or 16), alpha, colour profile, resolution and EXIF data of --image",
+    )  # fmt: skip
+    harmonise.add_argument("--strength", type=_share, default=1.0, metavar="X", help="0 (paste only) to 1 (default: 1)")
+    _add_overwrite(harmonise)
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -184,6 +204,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, but got {number}")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, but got {text}")
     return number
 
 

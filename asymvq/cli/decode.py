@@ -33,11 +33,11 @@ def run(args: argparse.Namespace) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        advice = "Decode in (smaller) tiles: --tile 512."
+        advice = "Tiles of 128 pixels do not fit either: close other programs, or choose another --device or --dtype."
         with out_of_memory_says(advice, args.device), torch.inference_mode():
             pictures = decode(
                 vae, latent, image=image, mask=mask,
-                tile=args.tile, overlap=args.overlap, keep=args.keep, progress=progress,
+                tile=args.tile, overlap=args.overlap, keep=args.keep, harmonise=args.harmonise, progress=progress,
             )  # fmt: skip
     for path, picture in zip(_paths(args.out, len(pictures)), pictures, strict=True):
         write_picture(path, picture, source=source, mask=None if mask is None else mask[0], overwrite=args.overwrite)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ..runtime import is_out_of_memory
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -31,13 +33,10 @@ def parse_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def out_of_memory_says(advice: str, device: str) -> Iterator[None]:
-    """Running out of memory within, on any device, is a ValueError with what to do.
-
-    On the CPU torch raises a RuntimeError for it, which has no class of its own.
-    """
+    """Running out of memory within, on any device, is a ValueError with what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise ValueError(f"Out of memory on {device}. {advice}") from error

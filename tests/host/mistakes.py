@@ -136,6 +136,18 @@ def decode(
     }
 
 
+def harmonise(size: int) -> Prompt:
+    """Of a 64×64 picture."""
+    inputs = {"edited": ["edited", 0], "source": ["image", 0], "mask": ["mask", 0], "strength": 1.0, "grow_mask": 0}
+    return {
+        "image": node("EmptyImage", width=64, height=64, batch_size=1, color=0x336699),
+        "edited": node("EmptyImage", width=size, height=size, batch_size=1, color=0x996633),
+        "mask": node("AsymVQRandomMask", seed=0, width=64, height=64, batch_size=1, thickness=1.0),
+        "result": node("AsymVQHarmonise", **inputs),
+        "end": node("PreviewImage", images=["result", 0]),
+    }
+
+
 def three_masks() -> Prompt:
     prompt = decode(samples=["two", 0])
     prompt["two"] = node("RepeatLatentBatch", samples=["latent", 0], amount=2)
@@ -221,8 +233,7 @@ MISTAKES = [
         "Choose the VAE that the decoder was made for",
     ),
     Mistake("encoding with a file without an encoder", encode("decoder_only.safetensors"), "VAEEncode", "base_vae"),
-    Mistake("a VAE of a stock loader", decode(vae=STOCK), DECODE, "Load the asymmetric file with"),
-    Mistake("a VAE without a condition", decode(vae=load("stock_kl.safetensors")), DECODE, "stock VAE"),
+    Mistake("another size than a stock VAE decoded", decode(vae=STOCK), DECODE, "Give the image that was encoded"),
     Mistake("another model's latent", decode(latent="channels"), DECODE, "channels"),
     Mistake("a video's latent", decode(latent="video"), DECODE, "video models"),
     Mistake("a latent with NaN", decode(latent="nan"), DECODE, "the step before it went wrong"),
@@ -232,6 +243,7 @@ MISTAKES = [
     Mistake("no mask painted", no_mask_painted(), DECODE, "open the mask editor"),
     Mistake("a picture without a mask", decode(mask=None), DECODE, "mask"),
     Mistake("a mask without a picture", decode(image=None), DECODE, "image"),
+    Mistake("an edit of another size", harmonise(128), "AsymVQHarmonise", "Align Edit to Source"),
     Mistake("saving a stock VAE", save_to("x", STOCK), SAVE, "Save it with VAE Save"),
     Mistake("a name that leaves the output folder", save_to("../../x"), SAVE, "outside the output folder"),
     Mistake("training without pictures", train("none"), TRAIN, "Choose a folder, or connect images"),

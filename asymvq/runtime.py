@@ -1,0 +1,58 @@
+"""What a decode asks of the program that it runs in: devices, memory, progress."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .network import Network
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) after each piece of work. What it raises ends the decode."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on any device, had no memory left. On some it raises a RuntimeError without a class of its own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)
+
+
+def free_caches() -> None:
+    """Gives back what torch's allocators hold without using it."""
+    gc.collect()
+    for backend in (torch.cuda, torch.mps, torch.xpu):
+        if backend.is_available():
+            backend.empty_cache()
+
+
+def _any_number(needed: int) -> int | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The defaults suit a script; a host brings its own."""
+
+    device: torch.device | None = None
+    """That the network computes on; None: its own."""
+    dtype: torch.dtype | None = None
+    """That it computes in; None: its own."""
+    output_device: torch.device | None = None
+    """Of the result; None: the latent's."""
+    room_for: Callable[[int], int | None] = _any_number
+    """Makes room for a run that takes so many bytes beside the weights, and says how many such runs fit at once; None:
+    no telling."""
+    is_out_of_memory: Callable[[BaseException], bool] = is_out_of_memory
+    free: Callable[[], None] = free_caches
+    """Called before the next try, after memory ran out."""
+    progress: Progress | None = None
+
+    def place(self, network: Network) -> tuple[torch.device, torch.dtype]:
+        """What the network computes on, and in."""
+        device, dtype = network.place()
+        return self.device or device, self.dtype or dtype

@@ -1,0 +1,17 @@
+"""The host's progress bar, and its interrupt between two pieces of work."""
+
+from __future__ import annotations
+
+import comfy.model_management as model_management
+import comfy.utils
+
+
+class HostProgress:
+    """`asymvq.runtime.Progress` of a node that runs."""
+
+    def __init__(self) -> None:
+        self._bar = comfy.utils.ProgressBar(1)
+
+    def __call__(self, done: int, total: int) -> None:
+        model_management.throw_exception_if_processing_interrupted()
+        self._bar.update_absolute(round(1000 * done / total), 1000)
