@@ -203,6 +203,25 @@ class TestDecode:
         if keep == "exact":
             assert torch.equal(output[mask == 0], image[mask == 0])
 
+    @pytest.mark.parametrize("region", ["masked", "full"])
+    def test_harmonises_as_the_library_does(self, host, reference, vae, case, region):
+        image, mask, samples = case
+        inputs = {"samples": samples, "vae": vae, "image": image, "mask": mask, "region": region}
+        output = run(host, "AsymVQDecode", **inputs, harmonise=1.0)
+        expected = asymvq.decode(
+            reference, samples["samples"], image=image.movedim(-1, 1) * 2 - 1, mask=mask[:, None], region=region,
+            harmonise=1.0,
+        )  # fmt: skip
+        torch.testing.assert_close(output, (expected / 2 + 0.5).clamp(0, 1).movedim(1, -1), atol=1e-4, rtol=0)
+        assert torch.equal(output[mask == 0], image[mask == 0])
+        assert not torch.equal(output, run(host, "AsymVQDecode", **inputs))
+
+    def test_one_frame_of_a_video_model_is_a_picture(self, host, vae, case):
+        image, mask, samples = case
+        frame = {"samples": samples["samples"][:, :, None]}
+        outputs = [run(host, "AsymVQDecode", samples=s, vae=vae, image=image, mask=mask) for s in (samples, frame)]
+        assert torch.equal(*outputs)
+
     def test_without_image_and_mask_it_is_a_plain_decode(self, host, vae, case):
         _, _, samples = case
         assert torch.equal(run(host, "AsymVQDecode", samples=samples, vae=vae), vae.decode(samples["samples"]))
