@@ -95,7 +95,7 @@ def check_below(name: str) -> None:
 
 
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path | None] = ()) -> None:
-    """Checks a file that is to be written, before anything is computed; makes its folder.
+    """Checks a file that is to be written, before anything is computed. Leaves nothing behind.
 
     Args:
         overwrite: an existing file may be replaced.
@@ -114,9 +114,15 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path | None] =
         raise ValueError(f"Expected a file to write, but {path} is a folder. Choose another name.")
     if not overwrite and path.exists():
         raise ExistsError(f"Expected a new file, but {path} exists. Choose another name, or move that file away.")
+    new = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_folder(path):  # a folder that is read-only, or on a full disk, says so now
-        pass
+    try:
+        with _temporary_folder(path):  # a folder that is read-only, or on a full disk, says so now
+            pass
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):  # somebody else put something there meanwhile
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -55,7 +55,12 @@ class AsymVQCompare(io.ComfyNode):
             search_aliases=["difference map", "psnr", "ssim", "metrics", "image quality", "compare images", "vqgan"],
             is_output_node=True,
             inputs=[
-                io.Image.Input("reference", tooltip="The source picture, or the true one. One serves a whole batch."),
+                io.Image.Input(
+                    "reference",
+                    tooltip=(
+                        "The source picture, or the true picture if you have it. One picture serves a whole batch."
+                    ),
+                ),
                 io.Autogrow.Input(
                     "results",
                     template=io.Autogrow.TemplateNames(
@@ -69,15 +74,19 @@ class AsymVQCompare(io.ComfyNode):
                     tooltip="White (1) was edited, black (0) is kept. Without one, everything counts as kept.",
                 ),
                 io.String.Input(
-                    "labels", multiline=True, default="", tooltip="What the results are called, a line for each."
+                    "labels",
+                    multiline=True,
+                    default="",
+                    tooltip="The names of the results, one per line, in the order of the inputs.",
                 ),
                 io.Combo.Input(
                     "compare",
                     options=Compared,
                     default=Compared.KEPT,
                     tooltip=(
-                        "What the panel and the text compare. kept pixels: the reference is the source, and edits are "
-                        "meant to differ. all pixels: the reference is the true picture."
+                        "What is compared. kept pixels: the reference is the source, and the edit is "
+                        "meant to differ from it. all pixels: the reference is the true picture, and the "
+                        "edit should equal it."
                     ),
                 ),
                 io.Float.Input(
@@ -87,11 +96,15 @@ class AsymVQCompare(io.ComfyNode):
                     max=100,
                     step=1,
                     advanced=True,
-                    tooltip="What differences are multiplied by to be seen.",
+                    tooltip="How many times differences are enlarged in the panel, so that they can be seen.",
                 ),
             ],
             outputs=[
-                io.Image.Output("panel", display_name="panel", tooltip="The comparison, one panel a picture."),
+                io.Image.Output(
+                    "panel",
+                    display_name="panel",
+                    tooltip="The comparison as a picture, one for each picture of the batch.",
+                ),
                 *(
                     io.Float.Output(key, display_name=key, is_output_list=True, tooltip=f"{text} A number a result.")
                     for key, text in FLOATS.items()

@@ -23,22 +23,29 @@ class AsymVQCropAroundMask(io.ComfyNode):
             ),
             search_aliases=["crop", "inpaint crop", "large picture", "stitch", "mask bounding box"],
             inputs=[
-                io.Image.Input("image", tooltip="The whole picture."),
-                io.Mask.Input("mask", tooltip="White (1) is edited. Of the image's size."),
+                io.Image.Input("image", tooltip="The whole picture to cut a part from."),
+                io.Mask.Input("mask", tooltip="White (1) is edited. It must have the size of the image."),
                 io.Int.Input(
                     "size",
                     default=512,
                     min=64,
                     max=4096,
                     step=8,
-                    tooltip="Side of the square, pixels. It grows where the mask and 64 pixels around it need more.",
+                    tooltip=(
+                        "The side of the square in pixels. The square becomes larger if the mask and 64 "
+                        "pixels around it need more room."
+                    ),
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The part of the picture."),
-                io.Mask.Output(display_name="mask", tooltip="The part of the mask."),
-                io.Int.Output(display_name="x", tooltip="Where the part begins, pixels from the left."),
-                io.Int.Output(display_name="y", tooltip="Where the part begins, pixels from the top."),
+                io.Image.Output(display_name="image", tooltip="The part of the picture inside the square."),
+                io.Mask.Output(display_name="mask", tooltip="The part of the mask inside the square."),
+                io.Int.Output(
+                    display_name="x", tooltip="The square's left edge, in pixels from the left of the picture."
+                ),
+                io.Int.Output(
+                    display_name="y", tooltip="The square's top edge, in pixels from the top of the picture."
+                ),
             ],
         )
 

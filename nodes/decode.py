@@ -47,7 +47,7 @@ class AsymVQDecode(io.ComfyNode):
                 "seam",
             ],
             inputs=[
-                io.Latent.Input("samples", tooltip="The edited latent, from the sampler."),
+                io.Latent.Input("samples", tooltip="The edited latent that comes from the sampler."),
                 io.Vae.Input(
                     "vae",
                     tooltip=(
@@ -87,7 +87,10 @@ class AsymVQDecode(io.ComfyNode):
                     default=0,
                     min=0,
                     max=256,
-                    tooltip="Pixels to grow the mask by before decoding, when the edit reaches beyond it.",
+                    tooltip=(
+                        "How many pixels the mask is grown by before decoding. Use it when the edit reaches beyond the "
+                        "mask."
+                    ),
                 ),
                 io.Combo.Input(
                     "tiling",
@@ -106,7 +109,7 @@ class AsymVQDecode(io.ComfyNode):
                     max=4096,
                     step=64,
                     advanced=True,
-                    tooltip="Side of a tile, pixels.",
+                    tooltip="The side of a tile, in pixels.",
                 ),
                 io.Int.Input(
                     "overlap",
@@ -115,7 +118,7 @@ class AsymVQDecode(io.ComfyNode):
                     max=1024,
                     step=16,
                     advanced=True,
-                    tooltip="What neighbouring tiles share, pixels: at most half a tile.",
+                    tooltip="How many pixels neighbouring tiles share; at most half a tile.",
                 ),
                 io.Combo.Input(
                     "region",
@@ -133,7 +136,7 @@ class AsymVQDecode(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Show the source and the result on this node.",
+                    tooltip="Show the source and the result side by side on this node.",
                 ),
                 io.Float.Input(
                     "harmonise",
@@ -148,7 +151,7 @@ class AsymVQDecode(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The source with the edit in it, of the source's size.")],
+            outputs=[io.Image.Output(tooltip="The source picture with the edit in it, in the source's size.")],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -62,7 +62,10 @@ class AsymVQLoader(io.ComfyNode):
                     options=[NO_BASE, *files],
                     default=NO_BASE,
                     optional=True,
-                    tooltip="For a file that holds only a decoder: the VAE that lends the encoder, if you encode.",
+                    tooltip=(
+                        "Only for a file that holds a decoder without an encoder: another VAE, whose "
+                        "encoder is used when you encode."
+                    ),
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -70,7 +73,10 @@ class AsymVQLoader(io.ComfyNode):
                     default=Precision.AUTO,
                     optional=True,
                     advanced=True,
-                    tooltip="What to compute in. auto: as ComfyUI does on this device, and fp32 for very small VAEs.",
+                    tooltip=(
+                        "The precision to compute in. auto: what ComfyUI chooses for this device, and "
+                        "fp32 for very small VAEs."
+                    ),
                 ),
             ],
             outputs=[io.Vae.Output(tooltip="For Asymmetric VQGAN Decode, and every stock VAE node.")],

@@ -28,20 +28,30 @@ class AsymVQRandomMask(io.ComfyNode):
             search_aliases=["random mask", "lama mask", "brush strokes", "irregular mask", "test mask", "vqgan"],
             inputs=[
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=True, tooltip="Which masks."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=True,
+                    tooltip="Chooses the masks: the same seed always gives the same ones.",
                 ),
                 io.Int.Input(
-                    "width", default=512, min=16, max=16384, step=8, tooltip="Of the picture to mask, pixels."
+                    "width", default=512, min=16, max=16384, step=8, tooltip="Width of the picture to mask, in pixels."
                 ),
                 io.Int.Input(
-                    "height", default=512, min=16, max=16384, step=8, tooltip="Of the picture to mask, pixels."
+                    "height",
+                    default=512,
+                    min=16,
+                    max=16384,
+                    step=8,
+                    tooltip="Height of the picture to mask, in pixels.",
                 ),
                 io.Int.Input(
                     "batch_size",
                     default=1,
                     min=1,
                     max=4096,
-                    tooltip="How many masks, all different. All of a batch together take at most 2 GiB.",
+                    tooltip="How many masks to make, all different. Together they take at most 2 GiB.",
                 ),
                 io.Float.Input(
                     "thickness",
@@ -49,10 +59,13 @@ class AsymVQRandomMask(io.ComfyNode):
                     min=0.05,
                     max=MAX_THICKNESS,
                     step=0.05,
-                    tooltip="Of strokes and boxes. 1: as in training. Below: fine lines. Above: large areas.",
+                    tooltip=(
+                        "Thickness of the strokes and boxes. 1 is what decoders are trained with; smaller"
+                        " gives fine lines, larger gives large areas."
+                    ),
                 ),
             ],
-            outputs=[io.Mask.Output(tooltip="1 = to be edited, 0 = kept.")],
+            outputs=[io.Mask.Output(tooltip="The masks: white (1) is to be edited, black (0) is kept.")],
         )
 
     @classmethod

@@ -137,7 +137,7 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
                 io.Combo.Input(
                     "head_name",
                     options=folder_paths.get_filename_list("clip_vision"),
-                    tooltip=("The model file of diffusers' image_encoder folder. Put it into models/clip_vision."),
+                    tooltip="The model file of diffusers' image_encoder folder. Put it into models/clip_vision.",
                 )
             ],
             outputs=[
@@ -176,7 +176,7 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
                 HeadType.Input("head", tooltip="From Load Paint by Example, or Load Paint by Example Head."),
                 io.Vae.Input(
                     "vae",
-                    tooltip="A VAE of Stable Diffusion 1.x. An asymmetric one works too: its encoder is the same.",
+                    tooltip=("A VAE of Stable Diffusion 1.x. An asymmetric one works too: its encoder is the same."),
                 ),
                 io.Image.Input("image", tooltip="The source picture. Sides of about 512 pixels give the best results."),
                 io.Mask.Input(

@@ -46,7 +46,7 @@ class AsymVQSave(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="vae/asymmetric",
-                    tooltip="Folder and name below the output folder; a number is added.",
+                    tooltip="Folder and name below ComfyUI's output folder. A number is added to the name.",
                 ),
                 io.Combo.Input(
                     "layout",
@@ -55,7 +55,10 @@ class AsymVQSave(io.ComfyNode):
                     tooltip="native: our own file, for Load Asymmetric VQGAN. diffusers: a file with diffusers' names.",
                 ),
                 io.Combo.Input(
-                    "dtype", options=Precision, default=Precision.AUTO, tooltip="auto: as the VAE was loaded."
+                    "dtype",
+                    options=Precision,
+                    default=Precision.AUTO,
+                    tooltip="The precision of the saved weights. auto: as the VAE was loaded.",
                 ),
                 io.Combo.Input(
                     "latents",
@@ -67,7 +70,7 @@ class AsymVQSave(io.ComfyNode):
                     "diffusers' pipelines need. as loaded: what the VAE's own file says.",
                 ),
             ],
-            outputs=[io.String.Output("path", display_name="path", tooltip="Where the file was written.")],
+            outputs=[io.String.Output("path", display_name="path", tooltip="The path of the file that was written.")],
         )
 
     @classmethod

@@ -64,39 +64,73 @@ class Precision(str, Enum):
 def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
     """The widgets of a recipe, with its own defaults."""
     return [
-        io.Int.Input("batch", default=recipe.batch, min=1, max=256, tooltip="Pictures a step."),
-        io.Int.Input("accumulate", default=1, min=1, max=256, tooltip="Batches a step, for less memory."),
-        io.Int.Input("crop", default=recipe.crop, min=32, max=1024, step=8, tooltip="Their side, pixels."),
-        io.Float.Input("learning_rate", default=recipe.lr, min=1e-8, max=0.1, step=1e-7, tooltip="At its highest."),
-        io.Float.Input(
-            "lpips", default=recipe.lpips, min=0, max=100, step=0.05,
-            tooltip="Weight of the perceptual loss. Above 0 it needs VGG's weights (0.5 GB, fetched once).",
+        io.Int.Input(
+            "batch", default=recipe.batch, min=1, max=256,
+            tooltip="How many pictures are shown in each batch.",
+        ),
+        io.Int.Input(
+            "accumulate", default=1, min=1, max=256,
+            tooltip="How many batches make one step. More batches need no more memory than one.",
+        ),
+        io.Int.Input(
+            "crop", default=recipe.crop, min=32, max=1024, step=8,
+            tooltip="Side of the square training crops, in pixels.",
         ),
         io.Float.Input(
-            "ssim", default=recipe.ssim, min=0, max=100, step=0.05, tooltip="Weight of structural similarity."
+            "learning_rate", default=recipe.lr, min=1e-8, max=0.1, step=1e-7,
+            tooltip="Peak learning rate, reached after warm-up.",
+        ),
+        io.Float.Input(
+            "lpips", default=recipe.lpips, min=0, max=100, step=0.05,
+            tooltip=(
+                "Weight of the perceptual loss (LPIPS). Above 0 it needs the weights of VGG (0.5 GB), "
+                "which are downloaded once."
+            ),
+        ),
+        io.Float.Input(
+            "ssim", default=recipe.ssim, min=0, max=100, step=0.05,
+            tooltip="Weight of the structural similarity loss (SSIM).",
         ),
         io.Float.Input(
             "adversarial", default=recipe.adversarial, min=0, max=100, step=0.05,
-            tooltip="Weight of the GAN loss: sharper, and less stable. For thousands of pictures.",
+            tooltip=(
+                "Weight of the adversarial loss of a discriminator: sharper pictures, but less stable "
+                "training. For thousands of pictures."
+            ),
         ),
         io.Int.Input(
             "adversarial_start", default=recipe.adversarial_start, min=0, max=10_000_000,
-            tooltip="The step at which the GAN loss sets in.",
+            tooltip="The step at which the adversarial loss begins.",
         ),
         io.Float.Input(
             "border", default=recipe.border, min=0, max=100, step=0.5,
-            tooltip="Extra weight of the pixels next to kept ones.",
+            tooltip=(
+                "Extra weight of errors in edited pixels right next to kept ones, where a seam would "
+                "show."
+            ),
         ),
         io.Float.Input(
             "unconditioned", default=recipe.unconditioned, min=0, max=1, step=0.05,
-            tooltip="Share of the samples that are decoded without kept pixels, as for text-to-image.",
+            tooltip=(
+                "Share of the samples that are decoded without source and mask, so that the decoder also "
+                "works for text-to-image."
+            ),
         ),
         io.Float.Input(
             "harmonise", default=recipe.harmonise, min=0, max=1, step=0.05,
-            tooltip="Share of the samples with a colour-shifted latent: teaches it to undo colour shifts.",
+            tooltip=(
+                "Share of the samples whose latent has shifted colours: from these the decoder learns to "
+                "undo colour shifts."
+            ),
         ),
-        io.Boolean.Input("save_memory", default=False, tooltip="Less memory, but slower."),
-        io.Combo.Input("dtype", options=Precision, default=Precision.AUTO, tooltip="auto: bf16 where the GPU has it."),
+        io.Boolean.Input(
+            "save_memory", default=False,
+            tooltip="Use less memory by computing activations again (gradient checkpointing). Slower.",
+        ),
+        io.Combo.Input(
+            "dtype", options=Precision, default=Precision.AUTO,
+            tooltip="The precision to train in. auto: bf16 where the GPU supports it, otherwise fp32.",
+        ),
     ]  # fmt: skip
 
 
@@ -117,16 +151,23 @@ class AsymVQTrain(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 io.Vae.Input(
-                    "vae", tooltip="Whose decoder to start from: SD1.5, SDXL, SD3, FLUX, or an asymmetric one."
+                    "vae",
+                    tooltip=(
+                        "The VAE to start from: SD1.5, SDXL, SD3, FLUX, or an asymmetric one. Its encoder"
+                        " stays as it is; a new decoder is trained."
+                    ),
                 ),
                 io.Image.Input(
-                    "images", optional=True, tooltip="Pictures to train on, e.g. from Load Image (from Folder)."
+                    "images", optional=True, tooltip="Pictures to train on, for example from Load Image (from Folder)."
                 ),
                 io.Combo.Input(
                     "folder",
                     options=[NO_FOLDER, *folder_paths.get_input_subfolders()],
                     default=NO_FOLDER,
-                    tooltip="Instead: a folder in ComfyUI's input folder, and those in it. May be large.",
+                    tooltip=(
+                        "A folder inside ComfyUI's input folder, with the folders below it. Use it "
+                        "instead of the images input; it may hold many pictures."
+                    ),
                 ),
                 io.DynamicCombo.Input(
                     "preset",
@@ -136,15 +177,27 @@ class AsymVQTrain(io.ComfyNode):
                             PRESETS[-1],
                             [
                                 io.Float.Input(
-                                    "width", default=1.0, min=1.0, max=8.0, step=0.25, tooltip="Width factor."
+                                    "width",
+                                    default=1.0,
+                                    min=1.0,
+                                    max=8.0,
+                                    step=0.25,
+                                    tooltip="How many times wider (more channels) the decoder becomes.",
                                 ),
                                 io.Int.Input(
-                                    "depth", default=0, min=0, max=8, tooltip="Added residual blocks a level."
+                                    "depth",
+                                    default=0,
+                                    min=0,
+                                    max=8,
+                                    tooltip="How many residual blocks are added to each level of the decoder.",
                                 ),
                             ],
                         ),
                     ],
-                    tooltip="Size of the decoder against the VAE's own; larger is better and slower.",
+                    tooltip=(
+                        "Size of the new decoder compared with the VAE's own. Larger decoders draw better"
+                        " and are slower."
+                    ),
                 ),
                 io.Int.Input(
                     "steps",
@@ -182,13 +235,19 @@ class AsymVQTrain(io.ComfyNode):
                     options=[
                         io.DynamicCombo.Option(name, _recipe_inputs(recipe)) for name, recipe in recipes.RECIPES.items()
                     ],
-                    tooltip="quick: one GPU, some hundred pictures. fidelity: without downloads. paper: as published.",
+                    tooltip=(
+                        "A set of training settings. quick: for one GPU and some hundred pictures. "
+                        "fidelity: needs no download. paper: as in the publication, for very long "
+                        "trainings."
+                    ),
                 ),
             ],
             outputs=[
-                io.Vae.Output(tooltip="The trained VAE, also in output/vae."),
-                io.Custom("LOSS_MAP").Output("loss_map", display_name="loss_map", tooltip="For Plot Training Loss."),
-                io.String.Output("path", display_name="path", tooltip="Where the file was written."),
+                io.Vae.Output(tooltip="The VAE with the trained decoder. It is also saved in output/vae."),
+                io.Custom("LOSS_MAP").Output(
+                    "loss_map", display_name="loss_map", tooltip="The losses of every step, for Plot Training Loss."
+                ),
+                io.String.Output("path", display_name="path", tooltip="The path of the file that was written."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -177,7 +177,7 @@ def test_a_diffusers_folder_needs_it(tmp_path, make_vae, capsys):
     assert not (tmp_path / "out").exists()
     assert main([*command, "--latents", "sdxl"]) == 0
     assert config_json(tmp_path / "out")["scaling_factor"] == 0.13025
-    assert main([*command, "--scaling-factor", "0.25", "--shift-factor", "0.5"]) == 0
+    assert main([*command, "--scaling-factor", "0.25", "--shift-factor", "0.5", "--overwrite"]) == 0
     assert (config_json(tmp_path / "out")["scaling_factor"], config_json(tmp_path / "out")["shift_factor"]) == (
         0.25,
         0.5,

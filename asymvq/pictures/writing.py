@@ -128,11 +128,10 @@ def _alpha(source: Raster, rows: slice, mask: Tensor | None, bits: int) -> np.nd
 
 
 def prepare_output(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Makes the folder of an output file.
+    """Checks how an output file is called.
 
     Raises:
         ValueError: the name ends in none of `suffixes`.
     """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"Expected an output file that ends in {' or '.join(suffixes)}, but got {path}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
