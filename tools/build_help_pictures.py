@@ -88,6 +88,31 @@ def results() -> dict[str, Image.Image]:
                               ("example", picture_of(example))]),
         "compare": draw_panel(image[0], mask[0], decodes),
         "random_mask": row([(f"mask {i + 1}", picture) for i, picture in enumerate(masks)], 200),
+        **edits(image, mask),
+    }  # fmt: skip
+
+
+def edits(image: torch.Tensor, mask: torch.Tensor) -> dict[str, Image.Image]:
+    """The picture itself as an edit: with drifted colours, shifted, and a part of it cut out."""
+    drifted = (image * 0.85 + torch.tensor([0.2, 0.02, -0.15])[None, :, None, None]).clamp(-1, 1)
+    pasted = torch.where(mask > 0.5, drifted, image)
+    mended = torch.where(mask > 0.5, asymvq.harmonise(drifted, image=image, mask=mask), image)
+    shifted = drifted.roll((9, -12), (-2, -1))
+    aligned = asymvq.align(shifted, image).picture
+    height, width = image.shape[-2:]
+    hole = torch.zeros_like(mask)
+    hole[..., height // 3 : height // 2, width // 2 : 2 * width // 3] = 1
+    part, part_mask, crop = asymvq.crop_for_inpainting(image, hole)
+    edit_ = torch.where(part_mask > 0.5, part.flip(-1), part)
+    stitched, source = asymvq.stitch(crop, edit_), picture_of(image)
+    return {
+        "harmonise": row([("An edit that drifted, pasted", picture_of(pasted)),
+                          ("Harmonise Edit", picture_of(mended)), ("Source", source)]),
+        "align": row([("Source", source), ("Edit, shifted: differences", picture_of((shifted - drifted).abs() * 2 - 1)),
+                      ("Align Edit: differences", picture_of((aligned - drifted).abs() * 2 - 1))]),
+        "inpaint_crop": row([("Picture, orange: masked", tinted(source, hole)),
+                             ("Crop for Inpainting", picture_of(part))]),
+        "stitch": row([("The edited part", picture_of(edit_)), ("Stitch Back", picture_of(stitched))]),
     }  # fmt: skip
 
 
