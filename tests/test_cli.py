@@ -464,26 +464,3 @@ sys.exit(main(sys.argv[1:]))
     assert done.returncode == 2, done.stderr
     assert "Out of memory on cpu. Encode a smaller picture" in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
-def test_a_decode_that_does_not_fit_goes_over_to_tiles(vae_file: Path, tmp_path: Path):
-    """In a process that may take a little more than it has: enough for tiles, but not for the whole."""
-    write_latent(tmp_path / "large.latent", torch.randn(1, 4, 200, 200))
-    script = """
-import resource, sys
-from asymvq.cli import decode, main
-taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + (int(sys.argv[1]) << 20),) * 2)
-sys.exit(main(sys.argv[2:]))
-"""
-    argv = ["decode", "--vae", vae_file, "--latent", tmp_path / "large.latent", "--out", tmp_path / "x.png"]
-
-    def decode(megabytes: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", script, str(megabytes), *map(str, argv)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = decode(300)
-    assert done.returncode == 0, done.stderr
-    assert "trying again in tiles of" in done.stderr
-    assert Image.open(tmp_path / "x.png").size == (1600, 1600)
