@@ -20,6 +20,7 @@ than those at the rim of what was seen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
@@ -54,6 +55,8 @@ COLOUR_GROUP = 3
 RING = 1.25
 """Latent cells that an edited one reaches over the mask's border, the decoder's own reach included."""
 EVIDENCE_STEPS = 6
+DETAIL = 0.5
+"""Latent cells: what is finer in a conditional decode is its own; what is coarser, the harmonised plain decode's."""
 
 
 def harmonise(
@@ -75,7 +78,8 @@ def harmonise(
             composing.
         strength: 0 changes nothing, 1 is what was estimated, linear between.
         plain: (B, 3, H, W), the same latent's decode without its condition. A conditional decoder gives kept pixels
-            back, which then tell nothing; what the plain decode gets wrong does.
+            back, which then tell nothing; what the plain decode gets wrong does. And it corrects a part of the drift by
+            itself: so colours and light are taken from the harmonised plain decode, and detail from `decoded`.
         factor: pixels a latent cell, as the noise mask has them.
         witness: (B or 1, 1, H, W) bool, the pixels that were decoded at all. Where a part alone was, the rest is the
             source and tells nothing.
@@ -99,10 +103,16 @@ def harmonise(
             if parts is None:
                 continue
             around, inside = parts
-            shown = (decoded if plain is None else plain)[i][around].float()
-            there = decoded[i][inside]
+            base = decoded if plain is None else plain
+            there, below = decoded[i][inside], base[i][inside].float()
             known = None if witness is None else witness[i % len(witness)][around].to(decoded.device)
-            correction = _estimate(there.float(), shown, source[around].float(), edited, known, around, inside, factor)
+            correction = _estimate(
+                below, base[i][around].float(), source[around].float(), edited, known, around, inside, factor
+            )
+            if correction is None:
+                continue
+            if plain is not None:
+                correction = _low_pass(below + correction - there.float(), edited[inside], factor * DETAIL)
             corrected = (there.float() + strength * correction).to(decoded.dtype)
             result[i][inside] = torch.where(edited[inside], corrected, there)
     return result
@@ -134,8 +144,8 @@ def _estimate(
     around: Part,
     inside: Part,
     factor: int,
-) -> Tensor:
-    """What to add to `decoded` (3, h, w), the part `inside`, of use where it is edited.
+) -> Tensor | None:
+    """What to add to `decoded` (3, h, w), the part `inside`, of use where it is edited; None where nothing tells.
 
     plain and image: (3, H, W), the part `around`; known: (1, H, W) bool, likewise. edited: (…, …) bool, the whole
     picture's.
@@ -152,7 +162,7 @@ def _estimate(
         ring = _ring(blocks, factor)
     seen = _observe(blocks, weight, ring, _bounded(blocks.plain, middle, root))
     if len(seen.residual) == 0:
-        return torch.zeros_like(decoded)
+        return None
     features, groups = _features(seen.position, seen.colour, seen.ring, size)
     coefficients, dual = _fit(seen, features, groups)
 
@@ -343,6 +353,16 @@ def _evidence(z: Tensor, x: Tensor, gram: Tensor, moment: Tensor, groups: Tensor
         expected = coefficients.square().mean(dim=1) + inverse.diagonal() * noise
         spread = ((membership.T @ expected) / size).clamp(min=1e-9)
     return (noise / spread)[groups]
+
+
+def _low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
+    """(3, h, w) blurred over the pixels `inside` (h, w) alone, of use there."""
+    reach = max(1, math.ceil(3 * sigma))
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=picture.device) / sigma) ** 2)
+    values = torch.cat([torch.where(inside, picture, 0), inside.to(picture)[None]])[:, None]
+    for kernel, padding in ((taps[:, None], (reach, 0)), (taps[None], (0, reach))):
+        values = F.conv2d(values, kernel[None, None], padding=padding)
+    return values[:3, 0] / values[3, 0].clamp(min=1e-6)
 
 
 def _on_grid(of: Callable[[Tensor], Tensor], edited: Tensor, offset: Sequence[int], step: int) -> Tensor:

@@ -93,6 +93,21 @@ class TestDrift:
         torch.testing.assert_close(alone, conditional, atol=1e-3, rtol=0)
         assert masked_error(both, image, mask) < 0.05 * masked_error(conditional, image, mask)
 
+    def test_what_a_conditional_decode_has_corrected_is_not_corrected_again(self) -> None:
+        image, mask = picture(), MASKS["middle"]
+        detail = noise(0.05, seed=1)
+        plain, conditional = image + 0.2 + noise(0.02), image + 0.05 * mask + detail
+        both = asymvq.harmonise(conditional, image=image, mask=mask, plain=plain)
+        after = (both - image - detail).masked_select(mask > 0)
+        assert after.abs().mean() < 0.02
+
+    def test_where_nothing_tells_of_drift_nothing_is_changed(self) -> None:
+        image, mask = picture(), MASKS["middle"]
+        nowhere = torch.zeros_like(mask) > 0
+        for plain in (None, image + 0.2):
+            after = asymvq.harmonise(image + 0.1, image=image, mask=mask, plain=plain, witness=nowhere)
+            assert torch.equal(after, image + 0.1)
+
     def test_large_surroundings_are_seen_as_small_ones(self) -> None:
         size = 768
         image = picture(size=size)

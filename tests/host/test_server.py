@@ -183,10 +183,10 @@ def texts_on_nodes(server: Server, prompt: dict[str, Any]) -> dict[str, str]:
         (
             {"vae": ["stock", 0]},
             {"stock": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}},
-            "Load the asymmetric file with Load Asymmetric VQGAN",
+            "image of 80×53 pixels for the decoded picture, but got 640×424",
         ),
     ],
-    ids=["a mask of another size", "no mask painted", "a stock VAE"],
+    ids=["a mask of another size", "no mask painted", "another model's VAE"],
 )
 def test_a_mistake_is_explained_and_the_server_goes_on(server: Server, change, more_nodes, message) -> None:
     assert message in error_of(server.run(changed(change, **more_nodes)))
