@@ -100,17 +100,18 @@ def edits(image: torch.Tensor, mask: torch.Tensor) -> dict[str, Image.Image]:
     shifted = drifted.roll((9, -12), (-2, -1))
     aligned = asymvq.align(shifted, image).picture
     height, width = image.shape[-2:]
-    hole = torch.zeros_like(mask)
-    hole[..., height // 3 : height // 2, width // 2 : 2 * width // 3] = 1
-    part, part_mask, crop = asymvq.crop_for_inpainting(image, hole)
-    edit_ = torch.where(part_mask > 0.5, part.flip(-1), part)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    # a round, soft-edged spot on the cheek
+    spot = (1.5 - torch.hypot(y - 0.55 * height, x - 0.8 * width) / (0.09 * height)).mul(3).clamp(0, 1)[None, None]
+    part, part_mask, crop = asymvq.crop_for_inpainting(image, spot)
+    edit_ = torch.lerp(part, part * 0.6 + torch.tensor([0.4, -0.35, -0.3])[None, :, None, None], part_mask)
     stitched, source = asymvq.stitch(crop, edit_), picture_of(image)
     return {
         "harmonise": row([("An edit that drifted, pasted", picture_of(pasted)),
                           ("Harmonise Edit", picture_of(mended)), ("Source", source)]),
         "align": row([("Source", source), ("Edit, shifted: differences", picture_of((shifted - drifted).abs() * 2 - 1)),
                       ("Align Edit: differences", picture_of((aligned - drifted).abs() * 2 - 1))]),
-        "inpaint_crop": row([("Picture, orange: masked", tinted(source, hole)),
+        "inpaint_crop": row([("Picture, orange: masked", tinted(source, spot)),
                              ("Crop for Inpainting", picture_of(part))]),
         "stitch": row([("The edited part", picture_of(edit_)), ("Stitch Back", picture_of(stitched))]),
     }  # fmt: skip
