@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -49,8 +50,11 @@ def test_wan_is_the_hosts(host, cells):
 @torch.inference_mode()
 def test_tiny_autoencoders_are_the_hosts(host, name):
     import comfy.sd
+    import comfy.taesd.taesd
 
     config = TINY[name]
+    if config.pooled and "pool" not in inspect.getsource(comfy.taesd.taesd.Block):
+        pytest.skip("ComfyUI knows TAEF2 from 0.21 on")
     vae = built(config)
     tensors, metadata = tiny.write(vae.state_dict(), config, "TAESD")
     # as the host's own loader gives it, which knows the number by the file's name
