@@ -269,11 +269,11 @@ class TestKilled:
         whole, steps = tmp_path / "whole.safetensors", ("--steps", "4", "--save-steps", "1")
         assert main(words(vae_file, folder, whole, *steps)) == 0
         before = (
-            "import os, signal\nfrom asymvq.training import loop\nreal = loop.save\ncount = 0\n"
+            "import os, signal\nfrom asymvq.training import files\nreal = files.save\ncount = 0\n"
             "def save(*args, **options):\n"
             "    global count\n    count += 1\n"
             f"    if count == {at}: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    real(*args, **options)\nloop.save = save"
+            "    real(*args, **options)\nfiles.save = save"
         )
         process = start(words(vae_file, folder, out, *steps), before)
         assert process.wait(120) == -signal.SIGKILL
@@ -290,12 +290,12 @@ class TestKilled:
     def test_signals_save_also_when_they_come_twice_during_a_save(self, vae_file, folder, out, name):
         number = getattr(signal, name)
         before = (
-            "import os, signal, time\nfrom asymvq.training import loop\nreal = loop.write_state\ncount = 0\n"
+            "import os, signal, time\nfrom asymvq.training import files\nreal = files.write_state\ncount = 0\n"
             "def write_state(*args):\n"
             "    global count\n    count += 1\n"
             "    if count == 3:\n"
             f"        for _ in range(3): os.kill(os.getpid(), {int(number)}); time.sleep(0.05)\n"
-            "    return real(*args)\nloop.write_state = write_state"
+            "    return real(*args)\nfiles.write_state = write_state"
         )
         process = start(words(vae_file, folder, out, "--steps", "1000000", "--save-steps", "2"), before)
         _, errors = process.communicate(timeout=120)

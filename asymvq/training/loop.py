@@ -22,31 +22,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..checkpoint import Checkpoint, Layout, build, save
+from ..checkpoint import Checkpoint, Layout, build
 from ..config import AutoencoderConfig
 from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
-from ..outputs import ExistsError, Lock, check_output, remove_leftovers
 from .copying import copied_modules, hold_to_code
 from .data import Batch, Pictures, Samples
 from .distributed import Processes
+from .files import RunFiles
+from .health import Decode, Health
 from .prefetch import Prefetched
 from .recipe import Precision, Recipe, Start
-from .resume import SUMMARY_KEY, check_same_run, differences, read_summary
 from .signals import deferred
 from .start import decoder_digest, frozen_digest, needs_pictures, started
-from .state import (
-    State,
-    newest_step,
-    optimizer_tensors,
-    pack,
-    read_state,
-    remove_states,
-    restore_optimizer,
-    state_folder,
-    unpack,
-    write_state,
-)
+from .state import State, optimizer_tensors, pack, restore_optimizer, state_folder, unpack
 from .step import Criterion, sample_latent
 
 logger = logging.getLogger(__name__)
@@ -55,8 +44,6 @@ BAD_STEPS = 5
 """So many steps without a finite loss, one after the other, end a run."""
 SMALLEST_SCALE = 2.0**-20
 """Of the loss in half precision. Above it, a gradient that overflows is the scale's fault, which is then halved."""
-WORST_ERROR = 2.0
-"""Mean error of a decoded picture, in values of [-1, 1], that no picture has: the weights have diverged."""
 FIRST_LR = 0.01
 """Where the warm-up starts, as a share of the learning rate (the paper's)."""
 SPEED_STEPS = 50
@@ -159,25 +146,13 @@ class Training:
         self.metadata = dict(metadata or {})
         self.samples = None if pictures is None else Samples(pictures, recipe, config, seed=seed)
         self.step = self.skipped = 0
-        self.notes: list[str] = []
         self.history: dict[str, list[float]] = {}
         self._stop = False
-        self._saved_step: int | None = None
-        """Of the last state that is on disk."""
-        self._out_step: int | None = None
-        """Of the weights in `out`."""
-        self._may_replace = overwrite
-        self._probe: tuple[Tensor, Tensor, Tensor] | None = None
+        self._health: Health | None = None
         self._unsaved = False
         _autocast(self.device, recipe)
 
-        if self.processes.first:
-            check_output(out, overwrite=True)
-        self._locks = [
-            Lock(path.with_name(f".{path.name}.lock"), str(path))
-            for path in ((self.folder, out) if self.processes.first else ())
-        ]
-        self._acquire()
+        self._files = RunFiles(out, self.folder, resume=resume, overwrite=overwrite, writes=self.processes.first)
         try:
             settings = {
                 "config": _plain(config.to_dict()),
@@ -189,7 +164,7 @@ class Training:
                 "digest": None if pictures is None else pictures.digest(),
                 "processes": self.processes.count,
             }
-            state = self._state_to_resume(settings, resume, overwrite)
+            state = self._files.state_to_resume(settings)
             # what a run of an earlier version is called is not known, and its files do not say
             run = uuid.uuid4().hex if state is None else state.settings.get("run")
             self._settings = {**settings, "run": run}
@@ -205,63 +180,14 @@ class Training:
             self.close()
             raise
 
-    def _acquire(self) -> None:
-        try:
-            for lock in self._locks:
-                lock.acquire()
-        except BaseException:
-            self.close()
-            raise
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how the run goes on, in sentences."""
+        return self._files.notes
 
     def close(self) -> None:
         """Lets other processes write to the run's files. The end of an iteration does so too."""
-        for lock in self._locks:
-            lock.release()
-
-    def _state_to_resume(self, settings: dict[str, Any], resume: bool, overwrite: bool) -> State | None:
-        state = None if overwrite and not resume else read_state(self.folder)
-        self._replaces = overwrite and not resume
-        if state is not None and not resume:
-            raise ExistsError(
-                f"Expected no earlier run, but {self.folder} holds one at step {state.step}. Resume it, choose another "
-                "name, or remove that folder."
-            )
-        self._check_out(None if state is None else state.settings.get("run"), has_run=state is not None, free=overwrite)
-        if state is None:
-            return None
-        check_same_run(state, settings, self.folder)
-        others = differences(state, settings)
-        if state.step >= self.recipe.steps:
-            if others or state.step > self.recipe.steps:
-                others = others or [f"steps {state.step} → {self.recipe.steps}"]
-                raise ValueError(
-                    f"Expected more steps or the same settings, but the run in {self.folder} has made all its "
-                    f"{state.step} steps, and these differ: {', '.join(others)}. Ask for more steps to train it "
-                    "further, or give another name for a new run."
-                )
-            self.notes.append(f"This run had made all its {state.step} steps before: nothing was left to train.")
-        elif others:
-            self.notes.append(f"Going on at step {state.step} with other settings: {', '.join(others)}.")
-        newest = newest_step(self.folder)
-        if newest is not None and newest > state.step:
-            self.notes.append(f"The state of step {newest} is damaged: going on from that of step {state.step}.")
-        for note in self.notes:
-            logger.info("%s", note)
-        return state
-
-    def _check_out(self, run: str | None, *, has_run: bool, free: bool) -> None:
-        """
-        Raises:
-            ExistsError: `out` is a file of somebody else.
-        """
-        if free or not self.processes.first or not self.out.exists():
-            return
-        summary = read_summary(self.out)
-        if not has_run or summary is None or summary.get("run") != run:
-            raise ExistsError(
-                f"Expected a new file or that of the run in {self.folder}, but {self.out} is another. Choose another "
-                "name, or move that file away."
-            )
+        self._files.release()
 
     def _make_trainable(self) -> None:
         recipe, decoder = self.recipe, self.vae.decoder
@@ -302,9 +228,10 @@ class Training:
         return [{"params": parameters, "lr": self.recipe.lr, "share": share} for share, parameters in groups.items()]
 
     def __iter__(self) -> Generator[Report, None, None]:
-        self._acquire()
+        self._files.acquire()
         try:
-            self._write_missing_out()
+            if self.step and self.processes.first and not self._files.out_holds(self._settings["run"], self.step):
+                self._write_out()
             yield from self._steps()
         finally:
             self.close()
@@ -319,7 +246,8 @@ class Training:
         if self.step >= self.recipe.steps:
             return
         assert self.samples is not None
-        self._set_probe(self.samples)
+        if self.processes.first:
+            self._health = Health(self.samples.preview(self.seed)[None].to(self.device), self.vae, self._decoders())
         try:
             with Prefetched(self.samples, self._batches()) as batches:
                 while self.step < self.recipe.steps and not self._stop:
@@ -454,7 +382,6 @@ class Training:
         return torch.stack(means).to(self.device), torch.stack(deviations).to(self.device)
 
     @torch.no_grad()
-    @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self.recipe.average, (self.step + 1) / (self.step + 10))
         averages = [self.average[name] for name in self.parameters.values()]
@@ -506,20 +433,17 @@ class Training:
                 raise self._diverged(fault, save=False)
             try:
                 if self.recipe.steps:
-                    if self._replaces:
-                        remove_states(self.folder)
-                        self._replaces = False
                     state = State(self.step, tensors, self._settings, self.skipped, self.scaler.state_dict())
-                    write_state(self.folder, state)
-                    self._saved_step = self.step
+                    self._files.write_state(state)
                 self._write_out()
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""
                 raise TrainingError(
-                    f"Expected to write step {self.step}, but got: {where}{error.strerror or error}. {self._on_disk()}"
+                    f"Expected to write step {self.step}, but got: {where}{error.strerror or error}. "
+                    f"{self._files.on_disk()}"
                 ) from error
             except ValueError as error:
-                raise TrainingError(f"{error} {self._on_disk()}") from error
+                raise TrainingError(f"{error} {self._files.on_disk()}") from error
 
     def _tensors(self) -> dict[str, Tensor]:
         """Of a state, on the CPU."""
@@ -534,66 +458,39 @@ class Training:
         return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
     def _write_out(self) -> None:
-        # another's file may have come there in the meantime
-        self._check_out(self._settings["run"], has_run=True, free=self._may_replace)
         summary = {
             "recipe": self.recipe.to_dict(),
             "steps": self.step,
             "pictures": self._settings["pictures"],
             "run": self._settings["run"],
         }
-        remove_leftovers(self.out.parent)
         state = {name: tensor.cpu() for name, tensor in self.vae.state_dict().items()}
         state |= {name: tensor.cpu() for name, tensor in self.average.items()}
         # on the CPU: a device whose memory ran out has no room for a second copy
         averaged = build(Checkpoint(Layout.NATIVE, self.vae.config, state, {}), dtype=torch.float32)
-        save(averaged, self.out, metadata={SUMMARY_KEY: json.dumps(summary), **self.metadata})
-        self._out_step, self._may_replace = self.step, False
-
-    def _write_missing_out(self) -> None:
-        """What a process that was killed between its last state and its file could not write, or who moved it away."""
-        if self.step and self.processes.first:
-            summary = read_summary(self.out)
-            if summary is None or summary.get("run") != self._settings["run"] or summary.get("steps", 0) < self.step:
-                self._write_out()
-            else:
-                self._out_step = self.step
-
-    def _set_probe(self, samples: Samples) -> None:
-        """A picture that the weights must be able to decode before they are saved."""
-        if not self.processes.first:
-            return
-        image = samples.preview(self.seed)[None].to(self.device)
-        mask = torch.ones_like(image[:, :1])
-        mask[..., : image.shape[-1] // 2] = 0
-        with torch.no_grad():
-            self._probe = image, mask, self.vae.encode(image)
-        self._worst_error = max(WORST_ERROR, 2 * self._error_of(self._probe))
-
-    @torch.no_grad()
-    def _error_of(self, probe: tuple[Tensor, Tensor, Tensor]) -> float:
-        """Mean error of the decoded picture in values of [-1, 1]; NaN or infinite where it cannot be decoded."""
-        image, mask, latent = probe
-        with _autocast(self.device, self.recipe):
-            current = self.vae.decoder(self.vae.network_latent(latent), image=image, mask=mask)
-        with self.averaged() as vae:
-            averaged = vae.decoder(self.vae.network_latent(latent), image=image, mask=mask)
-        return max((picture.float() - image).abs().mean().item() for picture in (current, averaged))
+        self._files.write_out(averaged, summary, self.metadata)
 
     def _fault(self, tensors: Mapping[str, Tensor]) -> str | None:
         """What is wrong with the weights."""
         for name, tensor in tensors.items():
             if not name.startswith("history.") and not tensor.isfinite().all():
                 return "finite weights and moments, but they are not"
-        if self._probe is None or self.step == 0:
+        if self._health is None or self.step == 0:
             return None
-        try:
-            error = self._error_of(self._probe)
-        except torch.OutOfMemoryError:  # a step was too large; that its weights are finite must do
-            return None
-        if not error <= self._worst_error:
-            return f"weights that decode a picture, but they are off by {error:.2g} in values of [-1, 1]"
-        return None
+        return self._health.fault(self._decoders())
+
+    def _decoders(self) -> tuple[Decode, Decode]:
+        """The decoder as it is trained, and with the averaged weights."""
+
+        def current(latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+            with _autocast(self.device, self.recipe):
+                return self.vae.decoder(self.vae.network_latent(latent), image=image, mask=mask)
+
+        def averaged(latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+            with self.averaged() as vae:
+                return vae.decoder(vae.network_latent(latent), image=image, mask=mask)
+
+        return current, averaged
 
     def _diverged(self, fault: str, *, save: bool = True) -> TrainingError:
         """The error that ends the run, after what is good has been saved."""
@@ -606,20 +503,11 @@ class Training:
         if self.recipe.precision is Precision.FP16:
             other = ", or start a new run in fp32 or bf16"
         return TrainingError(
-            f"Expected {fault} (step {self.step}). {self._on_disk()} Go on with a lower learning rate{other}."
+            f"Expected {fault} (step {self.step}). {self._files.on_disk()} Go on with a lower learning rate{other}."
         )
-
-    def _on_disk(self) -> str:
-        if self._saved_step is None:
-            return "Nothing of this run is on disk yet."
-        text = f"The last good state, of step {self._saved_step}, is in {self.folder}"
-        if self._out_step == self._saved_step:
-            return f"{text}, and its weights are in {self.out}."
-        return f"{text}; resuming writes its weights to {self.out}."
 
     def _restore(self, state: State) -> None:
         self.step, self.skipped = state.step, state.skipped
-        self._saved_step = state.step
         self._set_weights(unpack("weights", state.tensors))
         self.average = {n: t.to(self.average[n], copy=True) for n, t in unpack("average", state.tensors).items()}
         restore_optimizer(self.optimizer, unpack("optimizer", state.tensors), self.parameters)
