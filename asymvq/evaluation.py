@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from .autoencoder import AsymmetricAutoencoder
+from .colour import fit_colours, noise_masked
 from .decode import Keep, compose, decode
+from .harmonise import harmonise
+from .masks import edited
 from .metrics import (
     NothingToMeasureError,
     border_error,
     colour_error,
     drift,
+    gradient_error,
     kept_error,
     masked_error,
     outside,
@@ -52,6 +56,7 @@ MEASURES: dict[Measure, Callable[[Tensor, Tensor, Tensor], float]] = {
     Measure("colour_error", "in the mask: mean colour, squared error"): colour_error,
     Measure("border_error", "border, 4 px of the mask: squared error"): border_error,
     Measure("seam_error", "seam, jump across it: squared error"): seam_error,
+    Measure("gradient_error", "mask's edge: gradients, ASUKA's Grad", ".2f"): gradient_error,
 }
 """Of output, source and mask, as in `asymvq.metrics`."""
 LPIPS = Measure("lpips", "whole picture: LPIPS", ".4f")
@@ -81,10 +86,16 @@ class Way(str, Enum):
     """From the latent alone."""
     PASTE = "plain + paste"
     """The source's kept pixels over the plain decode: what people do without an asymmetric decoder."""
+    FITTED = "paste + global colour fit"
+    """The same after a gain and an offset a channel, which fit the plain decode's kept pixels to the source's."""
+    HARMONISED = "paste + harmonise"
+    """The same after `asymvq.harmonise`."""
     NETWORK = "conditional"
     """With picture and mask; the network's own pixels everywhere, as in the paper."""
     EXACT = "conditional, exact"
     """With picture and mask; kept pixels are the source's. Decoded around the mask alone if that is less."""
+    BOTH = "conditional + harmonise"
+    """The same, harmonised."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +119,16 @@ class Contestant:
 
     def decode(self, latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
         """(1, 3, H, W) in about [-1, 1], of the size of `image`. Arguments as `asymvq.decode`."""
-        if self.way is Way.EXACT:
-            return decode(self.vae, latent, image=image, mask=mask)
-        if self.way is Way.NETWORK:
-            return decode(self.vae, latent, image=image, mask=mask, keep=Keep.NETWORK)
+        if self.way in (Way.NETWORK, Way.EXACT, Way.BOTH):
+            keep = Keep.NETWORK if self.way is Way.NETWORK else Keep.EXACT
+            return decode(self.vae, latent, image=image, mask=mask, keep=keep, harmonise=float(self.way is Way.BOTH))
         decoded = decode(self.vae, latent)
         if self.way is Way.PLAIN:
             return decoded
+        if self.way is Way.FITTED:
+            decoded = fit_colours(decoded, image=image, mask=mask)
+        if self.way is Way.HARMONISED:
+            decoded = harmonise(decoded, image=image, mask=edited(mask), factor=self.vae.factor)
         return compose(decoded, Source(image, mask, (0, 0, image.shape[-2], image.shape[-1])), Keep.EXACT)
 
     def round_trip(self, mask: Tensor) -> Callable[[Tensor], Tensor]:
@@ -138,8 +152,8 @@ def contestants(vaes: Mapping[str, AsymmetricAutoencoder]) -> list[Contestant]:
         raise ValueError("Expected at least one VAE to evaluate, but got none.")
     stock = [name for name, vae in vaes.items() if vae.config.condition is None]
     plain = stock or [next(iter(vaes))]
-    ways = [(name, way) for name in plain for way in (Way.PASTE, Way.PLAIN)]
-    ways += [(name, way) for name in vaes if name not in stock for way in (Way.NETWORK, Way.EXACT)]
+    ways = [(name, way) for name in plain for way in (Way.PASTE, Way.PLAIN, Way.FITTED, Way.HARMONISED)]
+    ways += [(name, way) for name in vaes if name not in stock for way in (Way.NETWORK, Way.EXACT, Way.BOTH)]
     return [Contestant(vaes[name], name, way, _encoder_for(name, vaes)) for name, way in ways]
 
 
@@ -177,6 +191,7 @@ def evaluate(
     *,
     encoded: Tensor | None = None,
     latent: Tensor | None = None,
+    noise_mask: bool = False,
     lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
     round_trips: int = 0,
 ) -> Iterator[Result]:
@@ -189,6 +204,8 @@ def evaluate(
         encoded: the picture that is encoded, `image` by default: one with other colours shows what a decoder makes of
             the shift that diffusion models bring.
         latent: decoded instead of an encoded picture; unscaled.
+        noise_mask: whether only the latent's cells that the mask touches are those of `encoded`, the others the
+            picture's own, as inpainting with a noise mask leaves them.
         lpips: from `asymvq.perceptual.load_lpips`.
         round_trips: how often the picture is encoded and decoded again, for the error that piles up.
     """
@@ -198,7 +215,12 @@ def evaluate(
             z = latent
         else:
             if entrant.encoder not in latents:
-                latents[entrant.encoder] = entrant.encode(image if encoded is None else encoded)
+                shown = image if encoded is None else encoded
+                latents[entrant.encoder] = (
+                    noise_masked(entrant.encode, image, shown, mask, entrant.vae.factor)
+                    if noise_mask
+                    else entrant.encode(shown)
+                )
             z = latents[entrant.encoder]
         started = time.perf_counter()
         picture = entrant.decode(z, image, mask)

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import asymvq
+from asymvq.colour import random_shift
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import NothingToMeasureError
 from asymvq.pictures import cover, read_picture
@@ -30,9 +31,8 @@ REGIONS = ("full", "masked")
 
 def latents(vae: asymvq.AsymmetricAutoencoder, image: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
     """Of the picture, and of copies whose colours drift."""
-    line = torch.linspace(-1, 1, image.shape[-1])
-    shift, across, down = torch.from_numpy(rng.uniform(-quality.SHIFT, quality.SHIFT, (3, 1, 3, 1, 1))).float()
-    changes = (0 * shift, shift, across * line + down * line[:, None])
+    size = (image.shape[-2], image.shape[-1])
+    changes = (0.0, *(random_shift(size, quality.SHIFT, rng, varies=varies) for varies in (False, True)))
     return {name: vae.encode((image + change).clamp(-1, 1)) for name, change in zip(DRIFTS, changes, strict=True)}
 
 

@@ -1,7 +1,7 @@
 """What harmonising gives: errors on photos with seeded thick masks under imitated drifts, against plain decode + paste.
 
     python bench/harmonise_quality.py --images PHOTOS... [--vae FILE | --taef2 FOLDER] [--masks 6] [--seed 0]
-        [--ablation] [--cache FOLDER] [--json FILE]
+        [--content] [--ablation] [--cache FOLDER] [--json FILE]
 
 The latent is that of a copy whose colours drift, so that the true picture is known inside the mask too:
 
@@ -9,6 +9,8 @@ The latent is that of a copy whose colours drift, so that the true picture is kn
     global            a shift of up to ±0.2 a channel
     varying           none in the middle of the picture, to each side linearly up to ±0.2 a channel, along both axes
     noise mask, …     the same, but latent cells that the mask does not touch hold the photo's own latent
+
+`--content`: what is encoded has another photo's content under the mask, as an edit has; that is the truth there.
 
 Ratios of mean squared errors, `asymvq.metrics`: in the mask / its outer 4 px / the seam / the mean colour. Intervals
 are 95 % bootstrap over the photos. A red object that touches the kept region is drawn into each photo too, and the
@@ -31,10 +33,13 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import asymvq
+from asymvq.autoencoders import tiny
+from asymvq.colour import ShiftKind, fit_colours, random_shift, touched_cells
+from asymvq.intervals import interval
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, colour_error, masked_error, seam_error
 from asymvq.pictures import cover, read_picture
@@ -47,8 +52,8 @@ SHIFT = 0.2
 RED = torch.tensor([0.8, -0.8, -0.8])[:, None, None]
 MODULE = sys.modules["asymvq.harmonise"]  # the package's attribute of that name is the function
 
-Method = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Of decoded, image and mask, (1, C, H, W)."""
+Method = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""Of decoded, image and mask, (1, C, H, W), and pixels a latent cell."""
 
 
 @dataclass
@@ -57,98 +62,50 @@ class Case:
 
     photo: str
     image: Tensor
+    truth: Tensor
+    """What the mask covers as it should be; else the image."""
     mask: Tensor
     decoded: dict[str, Tensor]
+    factor: int
+    """Pixels a latent cell."""
 
 
-Codec = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int]
-"""Picture to latent, latent to picture (plain), pixels a cell."""
-
-
-def bundled(path: Path) -> Codec:
-    vae = asymvq.load(path, dtype=torch.float32)
-    return vae.encode, lambda latent: asymvq.decode(vae, latent), vae.config.factor
-
-
-def taef2(folder: Path) -> Codec:
-    """The real TAEF2, as github.com/madebyollin/taesd lays it out."""
-    encoder, decoder = (
-        _tiny(torch.load(folder / f"taef2_{part}.pth", weights_only=True)) for part in ("encoder", "decoder")
-    )
-
-    def decode(latent: Tensor) -> Tensor:
-        return decoder(torch.tanh(latent / 3) * 3) * 2 - 1
-
-    return lambda image: encoder(image / 2 + 0.5), decode, 8
-
-
-class _Block(nn.Module):
-    def __init__(self, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.weights = {key: value.float() for key, value in weights.items()}
-
-    def forward(self, x: Tensor) -> Tensor:
-        w = self.weights
-        if "pool.0.weight" in w:
-            pooled = F.group_norm(F.conv2d(x, w["pool.0.weight"]), 4, w["pool.1.weight"], w["pool.1.bias"]).relu()
-            x = x + F.conv2d(pooled, w["pool.3.weight"])
-        y = x
-        for i in (0, 2, 4):
-            y = F.conv2d(y, w[f"conv.{i}.weight"], w[f"conv.{i}.bias"], padding=1)
-            y = y.relu() if i < 4 else y
-        return (x + y).relu()
-
-
-def _tiny(weights: dict[str, Tensor]) -> nn.Module:
-    """Layers by their numbers in the file: blocks, convolutions; what has no weights is told from what surrounds it."""
-    numbers = sorted({int(key.split(".")[0]) for key in weights})
-    decoder = numbers[0] == 1
-    layers: list[nn.Module] = []
-    for n in numbers:
-        own = {key.split(".", 1)[1]: value for key, value in weights.items() if int(key.split(".")[0]) == n}
-        if "weight" not in own:
-            layers.append(_Block(own))
-            continue
-        kernel = own["weight"].float()
-        down = not decoder and "bias" not in own
-        if decoder and "bias" not in own:
-            layers.append(nn.Upsample(scale_factor=2))
-        conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1, stride=2 if down else 1, bias="bias" in own)
-        conv.load_state_dict({key: value.float() for key, value in own.items()})
-        layers.append(conv)
-        if decoder and n == 1:
-            layers.append(nn.ReLU())
-    return nn.Sequential(*layers).requires_grad_(False)
+def taef2(folder: Path) -> asymvq.AsymmetricAutoencoder:
+    """The real TAEF2 of github.com/madebyollin/taesd, from its two files."""
+    halves = [torch.load(folder / f"taef2_{part}.pth", weights_only=True) for part in ("encoder", "decoder")]
+    config, state = tiny.read(tiny.together(*({k: v.float() for k, v in half.items()} for half in halves)), "TAESD")
+    vae = asymvq.AsymmetricAutoencoder(config).eval().requires_grad_(False)
+    vae.load_state_dict(state)
+    return vae
 
 
 @torch.inference_mode()
-def make_cases(codec: Codec, path: Path, masks: int, seed: int) -> list[Case]:
-    encode, decode, factor = codec
+def make_cases(
+    vae: asymvq.AsymmetricAutoencoder, path: Path, masks: int, seed: int, content: Path | None = None
+) -> list[Case]:
     # by name, so that a photo's masks do not depend on the others
     rng = np.random.default_rng([seed, zlib.crc32(path.name.encode())])
     image = cover(read_picture(path), (SIZE, SIZE))
-    latent = encode(image)
-    own = decode(latent)
-    line = torch.linspace(-1, 1, SIZE)
+    own = vae.encode(image)
+    other = image if content is None else cover(read_picture(content), (SIZE, SIZE))
     cases: list[Case] = []
     for _ in range(masks):
         mask = random_thick_mask(SIZE, SIZE, rng)[None]
-        shift, across, down = torch.from_numpy(rng.uniform(-SHIFT, SHIFT, (3, 1, 3, 1, 1))).float()
-        changes = {"global": shift, "varying": across * line + down * line[:, None]}
-        touched = F.max_pool2d(mask, factor) > 0
-        decoded = {"own": own}
-        for name, change in changes.items():
-            drifted = encode((image + change).clamp(-1, 1))
-            decoded[name] = decode(drifted)
-            decoded[f"noise mask, {name}"] = decode(torch.where(touched, drifted, latent))
-        cases.append(Case(path.stem, image, mask, {name: decoded[name].half() for name in DRIFTS}))
+        touched = touched_cells(mask, vae.factor)
+        truth = torch.where(mask > 0, other, image)
+        latents = {"own": vae.encode(truth)}
+        for kind in (ShiftKind.GLOBAL, ShiftKind.VARYING):
+            change = random_shift((SIZE, SIZE), SHIFT, rng, varies=kind.varies)
+            latents[kind.value] = vae.encode((truth + change).clamp(-1, 1))
+            latents[f"noise mask, {kind.value}"] = torch.where(touched, latents[kind.value], own)
+        decoded = {name: asymvq.decode(vae, latents[name]).half() for name in DRIFTS}
+        cases.append(Case(path.stem, image, truth, mask, decoded, vae.factor))
     return cases
 
 
 @torch.inference_mode()
-def make_red(codec: Codec, path: Path, seed: int) -> list[Case]:
+def make_red(vae: asymvq.AsymmetricAutoencoder, path: Path, seed: int) -> list[Case]:
     """A photo with a box to edit whose left half holds a red object that touches its left side; `image` as kept."""
-    encode, decode, _ = codec
     rng = np.random.default_rng([seed, 1, zlib.crc32(path.name.encode())])
     image = cover(read_picture(path), (SIZE, SIZE))
     mask, thing = torch.zeros(1, 1, SIZE, SIZE), torch.zeros(1, 1, SIZE, SIZE)
@@ -156,11 +113,12 @@ def make_red(codec: Codec, path: Path, seed: int) -> list[Case]:
     mask[..., top : top + height, left : left + width] = 1
     thing[..., top + height // 4 : top + 3 * height // 4, left : left + width // 2] = 1
     truth = torch.where(thing > 0, RED, image)
-    shift = torch.from_numpy(rng.uniform(-SHIFT, SHIFT, (1, 3, 1, 1))).float()
+    shift = random_shift((SIZE, SIZE), SHIFT, rng)
     decoded = {
-        name: decode(encode((truth + s).clamp(-1, 1))).half() for name, s in (("own", 0 * shift), ("global", shift))
+        name: asymvq.decode(vae, vae.encode((truth + s).clamp(-1, 1))).half()
+        for name, s in (("own", 0 * shift), ("global", shift))
     }
-    return [Case(path.stem, image, torch.cat([mask, thing], dim=1), decoded)]
+    return [Case(path.stem, image, truth, torch.cat([mask, thing], dim=1), decoded, vae.factor)]
 
 
 def cached(folder: Path | None, name: str, make: Callable[[], list[Case]]) -> list[Case]:
@@ -169,25 +127,20 @@ def cached(folder: Path | None, name: str, make: Callable[[], list[Case]]) -> li
     path = folder / f"{name}.pt"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save([(c.photo, c.image, c.mask, c.decoded) for c in make()], path)
+        torch.save([(c.photo, c.image, c.truth, c.mask, c.decoded, c.factor) for c in make()], path)
     return [Case(*values) for values in torch.load(path, weights_only=True)]
 
 
-def fit(decoded: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """Gain and offset a channel, least squares on kept pixels."""
-    kept = mask[0, 0] <= 0
-    x, y = decoded[..., kept], image[..., kept]
-    mean_x, mean_y = x.mean(dim=-1, keepdim=True), y.mean(dim=-1, keepdim=True)
-    gain = ((x - mean_x) * (y - mean_y)).sum(dim=-1, keepdim=True) / (x - mean_x).square().sum(dim=-1, keepdim=True)
-    return ((decoded.flatten(2) - mean_x) * gain + mean_y).reshape(decoded.shape)
+def fit(decoded: Tensor, image: Tensor, mask: Tensor, _factor: int) -> Tensor:
+    return fit_colours(decoded, image=image, mask=mask)
 
 
-def poisson(decoded: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+def poisson(decoded: Tensor, image: Tensor, mask: Tensor, _factor: int) -> Tensor:
     """Laplace's equation inside the mask, the kept residual at its border, free at the frame."""
     return decoded + _laplace(image - decoded, mask)
 
 
-def membrane(decoded: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+def membrane(decoded: Tensor, image: Tensor, mask: Tensor, _factor: int) -> Tensor:
     """The same of the residual blurred over kept pixels (sigma 4)."""
     kept = (mask <= 0).float()
     blurred = _blur((image - decoded) * kept, 4) / _blur(kept, 4).clamp(min=1e-4)
@@ -219,8 +172,8 @@ def _laplace(residual: Tensor, mask: Tensor) -> Tensor:
     return x
 
 
-def harmonise(decoded: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    return asymvq.harmonise(decoded, image=image, mask=mask)
+def harmonise(decoded: Tensor, image: Tensor, mask: Tensor, factor: int) -> Tensor:
+    return asymvq.harmonise(decoded, image=image, mask=mask, factor=factor)
 
 
 METHODS: dict[str, Method] = {
@@ -267,9 +220,9 @@ def errors(method: Method | None, cases: list[Case], drift: str) -> np.ndarray:
     rows: list[list[float]] = []
     for case in cases:
         decoded = case.decoded[drift].float()
-        out = decoded if method is None else method(decoded, case.image, case.mask)
+        out = decoded if method is None else method(decoded, case.image, case.mask, case.factor)
         pasted = torch.where(case.mask > 0, out, case.image)
-        rows.append([measure(pasted, case.image, case.mask) for measure in MEASURES.values()])
+        rows.append([measure(pasted, case.truth, case.mask) for measure in MEASURES.values()])
     return np.array(rows)
 
 
@@ -280,18 +233,15 @@ def red_errors(method: Method | None, cases: list[Case], drift: str) -> np.ndarr
     for case in cases:
         mask, thing = case.mask[:, :1], case.mask[:, 1:]
         decoded = case.decoded[drift].float()
-        out = decoded if method is None else method(decoded, case.image, mask)
+        out = decoded if method is None else method(decoded, case.image, mask, case.factor)
         rows.append([(out - RED).masked_select(thing > 0).square().mean().item()])
     return np.array(rows)
 
 
 def ratios(method: np.ndarray, paste: np.ndarray, photos: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ratios of the sums, (measures,), and the ends of their intervals."""
-    names = sorted(set(photos))
-    a, b = (np.stack([e[[p == n for p in photos]].sum(axis=0) for n in names]) for e in (method, paste))
-    draws = np.random.default_rng(0).integers(0, len(names), (2000, len(names)))
-    spread = np.percentile(a[draws].sum(axis=1) / b[draws].sum(axis=1), [2.5, 97.5], axis=0)
-    return a.sum(axis=0) / b.sum(axis=0), spread[0], spread[1]
+    ends = np.array([interval(a, b, photos) for a, b in zip(method.T, paste.T, strict=True)])
+    return method.sum(axis=0) / paste.sum(axis=0), ends[:, 0], ends[:, 1]
 
 
 def worst(method: np.ndarray, paste: np.ndarray, photos: list[str]) -> tuple[float, str]:
@@ -307,19 +257,25 @@ def main() -> None:
     parser.add_argument("--taef2", type=Path, help="folder of the real TAEF2's two files, instead of --vae")
     parser.add_argument("--masks", type=int, default=6, help="a photo")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--content", action="store_true", help="of the next photo, under the mask")
     parser.add_argument("--ablation", action="store_true", help="what each part brings, instead of other methods")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
-    codec = bundled(args.vae) if args.taef2 is None else taef2(args.taef2)
-    vae = args.vae.stem if args.taef2 is None else "taef2"
+    vae = asymvq.load(args.vae, dtype=torch.float32) if args.taef2 is None else taef2(args.taef2)
+    vae_name = args.vae.stem if args.taef2 is None else "taef2"
     cases: list[Case] = []
     red: list[Case] = []
-    for path in tqdm(args.images, unit="photo", disable=None):
-        name = f"{vae}-{path.stem}-{args.seed}"
-        cases += cached(args.cache, f"{name}-{args.masks}", lambda p=path: make_cases(codec, p, args.masks, args.seed))
-        red += cached(args.cache, f"{name}-red", lambda p=path: make_red(codec, p, args.seed))
+    for i, path in enumerate(tqdm(args.images, unit="photo", disable=None)):
+        name = f"{vae_name}-{path.stem}-{args.seed}"
+        other = args.images[(i + 1) % len(args.images)] if args.content else None
+        cases += cached(
+            args.cache,
+            f"{name}-{args.masks}-{other.stem if other else 'own'}",
+            lambda p=path, o=other: make_cases(vae, p, args.masks, args.seed, o),
+        )
+        red += cached(args.cache, f"{name}-red", lambda p=path: make_red(vae, p, args.seed))
     photos, red_photos = [c.photo for c in cases], [c.photo for c in red]
     columns = [*DRIFTS, "red", "red, global"]
 
@@ -329,7 +285,8 @@ def main() -> None:
 
     paste = all_errors(None)
     report: dict[str, dict[str, list[list[float]]]] = {}
-    print(f"{vae}: {len(args.images)} photos, {args.masks} masks each, seed {args.seed}\n")
+    what = ", another photo's content" if args.content else ""
+    print(f"{vae_name}: {len(args.images)} photos, {args.masks} masks each{what}, seed {args.seed}\n")
     print(f"| | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
     rows = [*METHODS] if not args.ablation else ["harmonise", *ABLATIONS]
     for row in rows:

@@ -19,6 +19,7 @@ from asymvq.cli import main
 from asymvq.cli.evaluate import list_pictures
 from asymvq.cli.latents import write_latent
 from asymvq.cli.report import Measured, Report
+from asymvq.colour import fit_colours, noise_masked
 from asymvq.config import AutoencoderConfig
 from asymvq.evaluation import MEASURES, Way, contestants, evaluate, measure
 from asymvq.masks import random_thick_mask
@@ -46,15 +47,21 @@ class TestContestants:
     def test_the_baseline_is_the_first_stock_vae_pasted_back(self, vaes):
         asym_first = {"asym": vaes["asym"], "stock": vaes["stock"]}
         assert [(c.name, c.way) for c in contestants(asym_first)] == [
-            ("stock", Way.PASTE), ("stock", Way.PLAIN), ("asym", Way.NETWORK), ("asym", Way.EXACT),
+            ("stock", Way.PASTE), ("stock", Way.PLAIN), ("stock", Way.FITTED), ("stock", Way.HARMONISED),
+            ("asym", Way.NETWORK), ("asym", Way.EXACT), ("asym", Way.BOTH),
         ]  # fmt: skip
 
     def test_without_a_stock_vae_the_first_is_its_own_baseline(self, vaes):
         both = {"asym": vaes["asym"], "again": vaes["asym"]}
         assert [(c.name, c.way) for c in contestants(both)] == [
-            ("asym", Way.PASTE), ("asym", Way.PLAIN), ("asym", Way.NETWORK), ("asym", Way.EXACT),
-            ("again", Way.NETWORK), ("again", Way.EXACT),
+            ("asym", Way.PASTE), ("asym", Way.PLAIN), ("asym", Way.FITTED), ("asym", Way.HARMONISED),
+            ("asym", Way.NETWORK), ("asym", Way.EXACT), ("asym", Way.BOTH),
+            ("again", Way.NETWORK), ("again", Way.EXACT), ("again", Way.BOTH),
         ]  # fmt: skip
+
+    def test_a_stock_vae_alone_has_no_conditional_columns(self, vaes):
+        ways = [c.way for c in contestants({"stock": vaes["stock"]})]
+        assert ways == [Way.PASTE, Way.PLAIN, Way.FITTED, Way.HARMONISED]
 
     def test_a_decoder_alone_borrows_an_encoder_of_its_kind(self, vaes, make_vae):
         alone = make_vae(DECODER_ALONE)
@@ -74,15 +81,34 @@ class TestContestants:
 class TestEvaluate:
     def test_every_way_gives_its_picture(self, vaes, case):
         image, mask = case
-        pasted, plain, network, exact = (r.picture for r in evaluate(contestants(vaes), image, mask))
+        pictures = {r.contestant.way: r.picture for r in evaluate(contestants(vaes), image, mask)}
         latents = {name: vae.encode(image) for name, vae in vaes.items()}
-        kept = (mask == 0).expand_as(image)
+        plain = pictures[Way.PLAIN]
         torch.testing.assert_close(plain, asymvq.decode(vaes["stock"], latents["stock"]))
-        assert torch.equal(pasted[kept], image[kept])
-        assert torch.equal(pasted[~kept], plain[~kept])
-        for keep, region, picture in (("network", "full", network), ("exact", "auto", exact)):
-            expected = asymvq.decode(vaes["asym"], latents["asym"], image=image, mask=mask, keep=keep, region=region)
-            torch.testing.assert_close(picture, expected)
+        inside = {
+            Way.PASTE: plain,
+            Way.FITTED: fit_colours(plain, image=image, mask=mask),
+            Way.HARMONISED: asymvq.harmonise(plain, image=image, mask=mask, factor=4),
+        }
+        for way, edit in inside.items():
+            assert torch.equal(pictures[way], torch.where(mask > 0, edit, image))
+        assert len({picture.sum().item() for picture in pictures.values()}) == len(Way)
+        for way, options in {
+            Way.NETWORK: {"keep": "network"}, Way.EXACT: {}, Way.BOTH: {"harmonise": 1.0},
+        }.items():  # fmt: skip
+            expected = asymvq.decode(vaes["asym"], latents["asym"], image=image, mask=mask, **options)
+            torch.testing.assert_close(pictures[way], expected)
+
+    def test_a_noise_mask_leaves_cells_that_the_mask_does_not_touch(self, vaes, case):
+        image, mask = case
+        entrants = contestants({"asym": vaes["asym"]})
+        shifted = (image + 0.3).clamp(-1, 1)
+        latent = noise_masked(vaes["asym"].encode, image, shifted, mask, 4)
+        masked, given, whole = (
+            [r.measures for r in evaluate(entrants, image, mask, **options)]
+            for options in ({"encoded": shifted, "noise_mask": True}, {"latent": latent}, {"encoded": shifted})
+        )
+        assert masked == given != whole
 
     def test_measures_are_the_metrics(self, vaes, case):
         image, mask = case
@@ -119,7 +145,7 @@ class TestEvaluate:
         image, mask = case
         full = measure(image, image, torch.ones_like(mask))
         assert {key for key, value in full.items() if math.isnan(value)} == {
-            "kept_error", "kept_psnr", "kept_ssim", "border_error", "seam_error",
+            "kept_error", "kept_psnr", "kept_ssim", "border_error", "seam_error", "gradient_error",
         }  # fmt: skip
 
 
@@ -136,6 +162,16 @@ def test_a_report_takes_means_over_what_was_measured(vaes):
     assert (other["border_error"], other["border_ratio"]) == (pytest.approx(0.4), pytest.approx(2))
     assert report["pictures"][2]["results"][0]["border_error"] is None
     assert "fid" not in baseline
+    assert other["intervals"]["border_error"] == [pytest.approx(0.2), pytest.approx(0.6)]
+    assert "border_ratio" not in other["intervals"]  # 2 in both pictures
+    assert "seconds" not in other["intervals"]
+
+
+def test_a_single_picture_has_no_intervals(vaes):
+    entrants = contestants({"asym": vaes["asym"]})[:2]
+    report = Report({}, entrants, [Measured("a", 0, [{"border_error": 0.1}, {"border_error": 0.2}])] * 2, [])
+    assert all(c["intervals"] == {} for c in json.loads(report.json())["contestants"])
+    assert "95 %" not in report.text() + report.markdown()
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +192,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vaes) -> Path:
     return folder
 
 
+def by_way(report: dict) -> dict:
+    return {c["way"]: c for c in report["contestants"]}
+
+
 def run(folder: Path, out: Path, *options: object, images: str = "pictures/one.png") -> dict:
     vaes = [part for name in ("stock", "asym") for part in ("--vae", folder / f"{name}.safetensors")]
     argv = ["evaluate", *vaes, "--images", folder / images, "--out", out, "--overwrite", *options]
@@ -168,18 +208,24 @@ def test_writes_tables_and_a_picture_a_photo(folder: Path, tmp_path: Path, capsy
     report = run(folder, out, "--random-masks", 3, "--masks-per-picture", 2, images="pictures")
     assert sorted(path.name for path in out.iterdir()) == ["one.png", "report.json", "report.md", "two.png"]
     assert [(p["picture"], p["mask"]) for p in report["pictures"]] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
-    exact = report["contestants"][3]
-    assert (exact["vae"], exact["way"]) == ("asym", "conditional, exact")
+    exact = by_way(report)["conditional, exact"]
+    assert exact["vae"] == "asym"
     assert (exact["kept_error"], exact["kept_psnr"]) == (0, None)
     ratio = exact["border_error"] / report["contestants"][0]["border_error"]
     assert exact["border_ratio"] == pytest.approx(ratio)
-    headline = f"Border error of asym: {ratio:.3g} × that of stock's plain decode with the source pasted back."
+    low, high = exact["intervals"]["border_ratio"]
+    assert low <= ratio <= high
+    headline = (
+        f"Border error of asym: conditional, exact: {ratio:.3g} ({low:.3g} to {high:.3g}) × that of stock's plain"
+    )
     printed, markdown = capsys.readouterr().out, (out / "report.md").read_text("utf-8")
     assert headline in printed
     assert headline in markdown
     assert "| kept: PSNR, dB | ∞ |" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {row.count("|") for row in rows} == {6}
+    assert {row.count("|") for row in rows} == {9}
+    assert "95 % intervals over the 2 pictures" in printed
+    assert "95 % intervals over the 2 pictures" in markdown
     assert Image.open(out / "one.png").width > 5 * 400
 
 
@@ -197,7 +243,7 @@ def test_masks_and_latents_are_found_by_name(folder: Path, tmp_path: Path, vaes)
     image = read_picture(folder / "pictures" / "one.png")[..., :44, :60]  # cropped centrally to multiples of 4
     mask = torch.from_numpy(np.asarray(Image.open(folder / "masks" / "one.png"))[None, None, :44, :60] / 255)
     picture = asymvq.decode(vaes["asym"], torch.zeros(1, 4, 11, 15), image=image, mask=mask.float(), keep="network")
-    network = report["pictures"][0]["results"][2]
+    network = by_way(report)["conditional"]
     assert network["kept_error"] == pytest.approx(kept_error(picture, image, mask), rel=1e-4)
 
 
@@ -211,6 +257,15 @@ def test_colour_shift_and_round_trips(folder: Path, tmp_path: Path):
     assert shifted[1]["kept_error"] != own[1]["kept_error"]
 
 
+def test_kinds_of_shift(folder: Path, tmp_path: Path):
+    found = {}
+    for kind in ("global", "varying", "noise-mask", "noise-mask-varying"):
+        report = run(folder, tmp_path, "--random-masks", 0, "--colour-shift", 0.4, "--shift-kind", kind)
+        assert report["settings"]["kind of the shift"] == kind
+        found[kind] = by_way(report)["plain"]["kept_error"], by_way(report)["plain"]["masked_error"]
+    assert len(set(found.values())) == 4
+
+
 def test_the_papers_table_says_what_it_leaves_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -221,7 +276,7 @@ def test_the_papers_table_says_what_it_leaves_out(
     printed = capsys.readouterr().out
     for text in (printed, (tmp_path / "report.md").read_text("utf-8")):
         assert "| **2x**, the paper's | 7.49 | 0.1340 | 2.10e-05 |" in text
-        assert f"| asym | — | — | {report['contestants'][2]['kept_error']:.2e} |" in text
+        assert f"| asym | — | — | {by_way(report)['conditional']['kept_error']:.2e} |" in text
         assert "Left out: Expected the weights of LPIPS" in text
         assert "Left out: Expected the weights of FID" in text
     assert report["settings"]["size"] == 32
@@ -243,6 +298,10 @@ def test_lpips(folder: Path, tmp_path: Path, torch_home: Path):
         (["--images", "{}/pictures", "--random-masks", "0", "--vae", "{}/asym.safetensors"], "VAEs of different names"),
         (["--images", "{}/pictures/one.png", "--random-masks", "0", "--fid"], "at least two pictures"),
         (["--images", "{}/pictures", "--random-masks", "0", "--size", "3"], "at least 4×4"),
+        (
+            ["--images", "{}/pictures", "--masks", "{}/masks", "--latents", "{}/latents", "--colour-shift", "0.1"],
+            "--latents or --colour-shift",
+        ),
     ],
 )
 def test_bad_input(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asymvq.masks import random_thick_mask
 from asymvq.metrics import (
     border_error,
     colour_error,
     drift,
+    gradient_error,
     kept_error,
     masked_error,
     outside,
@@ -115,6 +118,53 @@ class TestColour:
         source = torch.zeros(2, 3, 12, 16)
         masks = torch.cat([mask, torch.zeros_like(mask)])
         assert colour_error(source + 0.2, source, masks) == pytest.approx(0.04)
+
+
+class TestGradient:
+    """ASUKA's Grad."""
+
+    def test_a_step_at_a_straight_edge(self, mask: torch.Tensor):
+        """Sobel weighs a step by 4; canny marks one of the two columns beside the edge, and both see the step."""
+        source = torch.zeros(1, 3, 12, 16)
+        assert gradient_error(source + 0.1 * mask, source, mask) == pytest.approx(4 * 0.1 * 127.5)
+
+    def test_errors_off_the_edge_and_in_kept_pixels_do_not_count(self, mask: torch.Tensor):
+        source = torch.rand(1, 3, 12, 16)
+        output = source.clone()
+        output[..., :8] += 0.5
+        output[..., 11:] += 0.5
+        assert gradient_error(output, source, mask) == pytest.approx(0, abs=1e-4)
+
+    def test_a_gradient_of_its_own_counts(self, mask: torch.Tensor):
+        """Beside a kept pixel an edit may begin anywhere: half of a step in the first column is half as steep."""
+        source = torch.zeros(1, 3, 12, 16)
+        output = 0.1 * mask
+        output[..., 8] = 0.05
+        assert gradient_error(output.expand_as(source), source, mask) < 4 * 0.1 * 127.5
+
+    def test_without_a_border_there_is_nothing_to_measure(self, mask: torch.Tensor):
+        source = torch.zeros(1, 3, 12, 16)
+        with pytest.raises(ValueError, match="has a border"):
+            gradient_error(source, source, torch.ones_like(mask))
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_agrees_with_opencv(self, seed: int):
+        cv2 = pytest.importorskip("cv2")
+        rng = np.random.default_rng(seed)
+        height, width = (int(n) for n in rng.integers(20, 160, 2))
+        output, source = (torch.from_numpy(rng.uniform(-1, 1, (1, 3, height, width))).float() for _ in range(2))
+        mask = random_thick_mask(height, width, rng)[None]
+        edges = cv2.Canny(mask[0, 0].mul(255).byte().numpy(), 100, 200) > 0
+        levels = [(t[0].double().numpy() + 1) * 127.5 for t in (torch.where(mask > 0, output, source), source)]
+        means = []
+        for channel in range(3):
+            x, y = (
+                cv2.Sobel(levels[0][channel], cv2.CV_64F, *d, ksize=3)
+                - cv2.Sobel(levels[1][channel], cv2.CV_64F, *d, ksize=3)
+                for d in ((1, 0), (0, 1))
+            )
+            means.append(np.hypot(x, y)[edges].mean())
+        assert gradient_error(output, source, mask) == pytest.approx(np.mean(means), rel=1e-5)
 
 
 class TestPsnr:

@@ -192,6 +192,10 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--colour-shift", type=float, default=0.0, metavar="X",
         help="shift each picture's colours by up to X (of 2) before encoding, as diffusion models do",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--shift-kind", choices=["global", "varying", "noise-mask", "noise-mask-varying"], default="global",
+        help="everywhere alike (default), linearly over the picture, or either in the mask's latent cells alone",
+    )  # fmt: skip
     evaluate.add_argument("--round-trips", type=_count, default=0, metavar="N", help="measure what N of them pile up")
     evaluate.add_argument("--lpips", action="store_true", help="needs the extra 'metrics' and VGG's weights")
     evaluate.add_argument("--fid", action="store_true", help="needs the extra 'metrics' and Inception's weights")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import load
+from ..colour import ShiftKind, random_shift
 from ..crop import centre_crop
 from ..evaluation import Result, contestants, evaluate, texts
 from ..masks import random_thick_mask
@@ -53,9 +54,12 @@ class Case:
     mask: Tensor
     encoded: Tensor
     latent: Tensor | None
+    noise_mask: bool
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.latents is not None and args.colour_shift:
+        raise ValueError("Expected --latents or --colour-shift, which changes what is encoded, but got both.")
     paths = list_pictures(args.images)
     size = args.size or (PAPER_SIZE if args.paper else None)
     total = len(paths) * (1 if args.masks else args.masks_per_picture)
@@ -77,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
             results = list(
                 evaluate(
                     entrants, case.image, case.mask,
-                    encoded=case.encoded, latent=case.latent, lpips=lpips, round_trips=args.round_trips,
+                    encoded=case.encoded, latent=case.latent, noise_mask=case.noise_mask, lpips=lpips,
+                    round_trips=args.round_trips,
                 )
             )  # fmt: skip
         for fid, result in zip(fids, results, strict=False):
@@ -152,6 +157,7 @@ def _cases(
 ) -> Iterator[Case]:
     factor = max(vae.config.factor for vae in vaes.values())
     seed = args.random_masks or 0
+    kind = ShiftKind(args.shift_kind)
     masks_rng, colour_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
 
     def fit(tensor: Tensor) -> Tensor:
@@ -167,11 +173,11 @@ def _cases(
             mask = fit(_read_mask_of(path, args.masks, original))
             # resizing softens the edge, and the network is shown what is a little grey as edited
             masks = [mask if size is None else (mask > 0.5).float()]
-        shift = colour_rng.uniform(-args.colour_shift, args.colour_shift, (1, 3, 1, 1))
-        encoded = (image + torch.from_numpy(shift).float()).clamp(-1, 1)
+        shift = random_shift((image.shape[-2], image.shape[-1]), args.colour_shift, colour_rng, varies=kind.varies)
+        encoded = (image + shift).clamp(-1, 1)
         latent = None if args.latents is None else read_latent(_file_of(path, args.latents, LATENT_SUFFIXES))
         for number, mask in enumerate(masks):
-            yield Case(path.stem, number, image, mask, encoded, latent)
+            yield Case(path.stem, number, image, mask, encoded, latent, kind.masked)
 
 
 def _read_mask_of(picture: Path, folder: Path, image: Tensor) -> Tensor:
@@ -227,6 +233,7 @@ def _settings(args: argparse.Namespace, paths: Sequence[Path], size: int | None)
         "size": size,
         "latents": args.latents and str(args.latents),
         "colour shift, up to": args.colour_shift or None,
+        "kind of the shift": args.shift_kind if args.colour_shift else None,
         "round trips": args.round_trips or None,
         "dtype": args.dtype,
         "device": args.device,
