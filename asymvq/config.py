@@ -139,6 +139,8 @@ class Config(ABC):
     latent_channels: int
     image_channels: int
     decoder_channels: tuple[int, ...]
+    decoder_blocks: Any
+    """Residual blocks a level: one number, or one a level."""
     encoder_channels: tuple[int, ...] | None
     condition: ConditionConfig | None
     quant_conv: bool
@@ -185,6 +187,30 @@ class Config(ABC):
     def network_latent_channels(self) -> int:
         """Channels of the latent inside the network."""
         return self.latent_channels // self.latent_packing**2
+
+    @property
+    def decoder_multiple(self) -> int:
+        """What each of the decoder's widths has to be a multiple of."""
+        return 1
+
+    def grown(self: ConfigT, width: float, depth: int) -> ConfigT:
+        """With a decoder `width` times as wide, of `depth` more blocks a level, and a condition.
+
+        Raises:
+            ValueError: less than what there is, or widths that the network cannot have.
+        """
+        channels, multiple, blocks = self.decoder_channels, self.decoder_multiple, self.decoder_blocks
+        wider = tuple(c * width for c in channels)
+        if width < 1 or depth < 0 or any(c != round(c) or round(c) % multiple for c in wider):
+            raise ValueError(
+                f"Expected a width factor of 1 or more that keeps {channels} multiples of {multiple}, and no fewer "
+                f"blocks, but got {width:g} and {depth}. Try 1.5 or 2."
+            )
+        return self.replaced(
+            decoder_channels=tuple(round(c) for c in wider),
+            decoder_blocks=tuple(b + depth for b in blocks) if isinstance(blocks, tuple) else blocks + depth,
+            condition=self.condition or ConditionConfig(),
+        )
 
     def replaced(self: ConfigT, **changes: Any) -> ConfigT:
         """A copy with other values; names that are no fields of this family are an error."""
@@ -323,6 +349,10 @@ class AutoencoderConfig(Config):
     @property
     def encoder_block_counts(self) -> tuple[int, ...]:
         return (self.encoder_blocks,) * len(self.decoder_channels)
+
+    @property
+    def decoder_multiple(self) -> int:
+        return self.norm_groups
 
     def to_dict(self) -> dict[str, Any]:
         data = super().to_dict()

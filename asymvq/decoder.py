@@ -12,6 +12,7 @@ from .conditions.blend import blend, reduce_mask
 from .config import Config
 from .layers import Blocks, Middle, Ops, Stage, UpLevel
 from .walk import ConditionPoint, Run, Step
+from .widening import Widening
 
 __all__ = ["Decoder", "blend", "reduce_mask"]
 
@@ -50,8 +51,11 @@ class Decoder(nn.Module):
         for i, level in reversed(list(enumerate(self.up))):
             assert isinstance(level, UpLevel)
             steps += [ConditionPoint(i + 1), *level.walk()]
-        activation = None if self.norm_out is None else F.silu
-        return [*steps, ConditionPoint(0), Run(Stage(self.conv_out, self.norm_out, activation))]
+        return [*steps, ConditionPoint(0), Run(self.last_stage)]
+
+    @property
+    def last_stage(self) -> Stage:
+        return Stage(self.conv_out, self.norm_out, None if self.norm_out is None else F.silu)
 
     def forward(self, latent: Tensor, *, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, C, h, w) to (B, 3, H, W) in about [-1, 1].
@@ -69,3 +73,18 @@ class Decoder(nn.Module):
             elif condition is not None:
                 h = condition.apply(step.level, h)
         return h
+
+    def grow_from(self, old: Decoder, widening: Widening) -> None:
+        """Takes over the function of a decoder with the same levels, none of them wider or deeper. A condition that
+        `old` does not have keeps its fresh weights."""
+        widening.conv(self.conv_in, old.conv_in)
+        if self.mid is not None:
+            assert old.mid is not None
+            self.mid.grow_from(old.mid, widening)
+        for level, before in zip(self.up, old.up, strict=True):
+            assert isinstance(level, UpLevel)
+            assert isinstance(before, UpLevel)
+            level.grow_from(before, widening)
+        self.last_stage.grow_from(old.last_stage, widening)
+        if self.condition_encoder is not None and old.condition_encoder is not None:
+            self.condition_encoder.grow_from(old.condition_encoder, widening)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .walk import Run
+from .widening import Part, Widening
 
 
 class Ops(Protocol):
@@ -80,8 +81,13 @@ class Stage(NamedTuple):
         """`x` is what `normed` was made of: it is left alone, `normed` is not, where it is another tensor."""
         return normed if self.activation is None else self.activation(normed, inplace=normed is not x)
 
+    def grow_from(self, old: Stage, widening: Widening) -> None:
+        if self.norm is not None and old.norm is not None:
+            widening.norm(self.norm, old.norm)
+        widening.conv(self.conv, old.conv, normed=self.norm is not None)
 
-class Residual(nn.Module):
+
+class Residual(Part):
     """Stages, and their input added to what they give."""
 
     after: Callable[..., Tensor] | None = None
@@ -105,6 +111,22 @@ class Residual(nn.Module):
         shortcut = self.shortcut
         h = h + (x if shortcut is None else shortcut(x))
         return h if self.after is None else self.after(h, inplace=True)
+
+    def grow_from(self, old: Residual, widening: Widening) -> None:
+        for stage, before in zip(self.stages, old.stages, strict=True):
+            stage.grow_from(before, widening)
+        if self.shortcut is None:
+            assert old.shortcut is None
+        elif old.shortcut is None:
+            widening.identity(self.shortcut, old.stages[-1].conv.out_channels)
+        else:
+            widening.conv(self.shortcut, old.shortcut)
+
+    def start_as_identity(self) -> None:
+        """What the block adds is zero, and can be learned. Where `after` is a ReLU, that is the identity of what left
+        another one."""
+        for parameter in self.stages[-1].conv.parameters():
+            parameter.zero_()
 
 
 class ResidualBlock(Residual):
@@ -140,7 +162,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.squeeze(1).transpose(1, 2).reshape(b, c, h, w)
 
 
-class Attention(nn.Module):
+class Attention(Part):
     """Single-head self-attention over all positions; projections are 1×1 convolutions as in LDM."""
 
     def __init__(self, channels: int, norm: Callable[[int], nn.Module], ops: Ops):
@@ -155,8 +177,17 @@ class Attention(nn.Module):
         normed = self.norm(x)
         return x + self.proj_out(attend(self.q(normed), self.k(normed), self.v(normed)))
 
+    def grow_from(self, old: Attention, widening: Widening) -> None:
+        widening.norm(self.norm, old.norm)
+        for new, before in ((self.q, old.q), (self.k, old.k), (self.v, old.v)):
+            widening.conv(new, before, normed=True)
+        scale = widening.query_scale(self.q.out_channels, old.q.out_channels)
+        self.q.weight.mul_(scale[:, None, None, None])
+        self.q.bias.mul_(scale)
+        widening.conv(self.proj_out, old.proj_out)
 
-class FusedAttention(nn.Module):
+
+class FusedAttention(Part):
     """As `Attention`, with one projection for query, key and value."""
 
     def __init__(self, channels: int, norm: Callable[[int], nn.Module], ops: Ops):
@@ -167,6 +198,15 @@ class FusedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.proj(attend(*self.to_qkv(self.norm(x)).chunk(3, dim=1)))
+
+    def grow_from(self, old: FusedAttention, widening: Widening) -> None:
+        widening.norm(self.norm, old.norm)
+        widening.conv(self.to_qkv, old.to_qkv, normed=True, parts=3)
+        width = self.proj.in_channels
+        scale = widening.query_scale(width, old.proj.in_channels)
+        self.to_qkv.weight[:width].mul_(scale[:, None, None, None])
+        self.to_qkv.bias[:width].mul_(scale)
+        widening.conv(self.proj, old.proj)
 
 
 class Downsample(nn.Module):
@@ -180,7 +220,7 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
+class Upsample(Part):
     """Doubles the size: nearest neighbour, then a convolution."""
 
     conv: nn.Conv2d
@@ -192,24 +232,28 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
+    def grow_from(self, old: Upsample, widening: Widening) -> None:
+        widening.conv(self.conv, old.conv)
+
 
 @dataclass(frozen=True)
 class Blocks:
     """What a family makes its networks of. Each call takes channels, in and out where they may differ."""
 
     residual: Callable[[int, int], Residual]
-    upsample: Callable[[int, int], nn.Module]
+    upsample: Callable[[int, int], Part]
     downsample: Callable[[int], nn.Module]
     norm: Callable[[int], nn.Module] | None = None
     """Before the last convolution of either network, with a SiLU; None: neither."""
-    attention: Callable[[int], nn.Module] | None = None
+    attention: Callable[[int], Part] | None = None
     """In the middle, between two residual blocks; None: no middle."""
     last_residual: Callable[[int, int], Residual] | None = None
     """At the coarsest level; None: as everywhere."""
 
 
-class Middle(nn.Module):
+class Middle(Part):
     block_1: Residual
+    attn_1: Part
     block_2: Residual
 
     def __init__(self, channels: int, blocks: Blocks):
@@ -222,8 +266,13 @@ class Middle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
 
+    def grow_from(self, old: Middle, widening: Widening) -> None:
+        self.block_1.grow_from(old.block_1, widening)
+        self.attn_1.grow_from(old.attn_1, widening)
+        self.block_2.grow_from(old.block_2, widening)
 
-class Level(nn.Module):
+
+class Level(Part):
     """Residual blocks of one resolution, then a change of resolution (none at the last level)."""
 
     recompute = False
@@ -248,6 +297,20 @@ class Level(nn.Module):
         for step in self.walk():
             x = step(x)
         return x
+
+    def grow_from(self, old: Level, widening: Widening) -> None:
+        """Blocks that the old level does not have start as the identity."""
+        for number, block in enumerate(self.block):
+            assert isinstance(block, Residual)
+            if number < len(old.block):
+                before = old.block[number]
+                assert isinstance(before, Residual)
+                block.grow_from(before, widening)
+            else:
+                block.start_as_identity()
+        if self.resample is not None:
+            assert isinstance(self.resample, Part)
+            self.resample.grow_from(old.resample, widening)
 
 
 class DownLevel(Level):

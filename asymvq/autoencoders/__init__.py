@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..layers import Ops
+from ..widening import Widening
 from . import kl, tiny, wan
 from .parts import Parts
 
@@ -24,6 +25,11 @@ class Family(Protocol):
     @property
     def NAME(self) -> str:
         """In files and in messages; `Config.family` of its configs."""
+        ...
+
+    @property
+    def WIDENING(self) -> Widening:
+        """How its layers are widened; its parts say the rest (`grow_from`)."""
         ...
 
     @property

@@ -8,10 +8,12 @@ from ..config import AutoencoderConfig as Config
 from ..decoder import Decoder
 from ..encoder import Encoder
 from ..layers import Attention, Blocks, Downsample, Ops, ResidualBlock, Upsample, group_norm
+from ..widening import Widening
 from .codec import LatentCodec, NormalisedLatent
 from .parts import Parts, quantisation
 
 NAME = Config.family
+WIDENING = Widening()
 
 
 def build(config: Config, ops: Ops) -> Parts:

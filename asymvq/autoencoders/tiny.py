@@ -22,11 +22,13 @@ from ..decoder import Decoder
 from ..encoder import Encoder
 from ..layers import Blocks, Ops, Residual, Stage, Upsample
 from ..walk import Run, Step
+from ..widening import Widening
 from .codec import ScaledLatent
 from .parts import Parts
 from .shapes import block_counts, conv_shape, level_channels
 
 NAME = "tiny"
+WIDENING = Widening()
 LAYOUTS = ("TAESD", "TAESD encoder", "TAESD decoder", "TAESD diffusers")
 """Both networks in one file as the host writes them, either alone as published, and diffusers' AutoencoderTiny."""
 
@@ -141,6 +143,23 @@ class TinyBlock(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if self.pool is None else x + self.pool(x))
+
+    def grow_from(self, old: Residual, widening: Widening) -> None:
+        super().grow_from(old, widening)
+        if self.pool is not None:
+            assert isinstance(old, TinyBlock)
+            assert old.pool is not None
+            for layer, before in zip(self.pool, old.pool, strict=True):
+                if isinstance(layer, nn.GroupNorm):
+                    widening.norm(layer, before)
+                elif isinstance(layer, nn.Conv2d) and isinstance(before, nn.Conv2d):
+                    widening.conv(layer, before)  # without a length that is kept, normed or not is one
+
+    def start_as_identity(self) -> None:
+        super().start_as_identity()
+        if self.pool is not None:
+            for parameter in self.pool[-1].parameters():
+                parameter.zero_()
 
 
 class TinyDownsample(nn.Module):

@@ -22,6 +22,7 @@ from ..config import Config as AnyConfig
 from ..decoder import Decoder
 from ..encoder import Encoder
 from ..layers import Blocks, Downsample, FusedAttention, Ops, ResidualBlock, RMSNorm, Upsample
+from ..widening import Widening
 from .codec import LatentCodec
 from .parts import Parts, quantisation
 from .shapes import block_counts, conv_shape, level_channels
@@ -29,6 +30,7 @@ from .shapes import block_counts, conv_shape, level_channels
 log = logging.getLogger(__name__)
 
 NAME = "wan"
+WIDENING = Widening(keeps_length=True)
 LAYOUTS = ("Wan", "Wan diffusers")
 """As Wan-Video/Wan2.1 names tensors, and as diffusers does (AutoencoderKLWan, AutoencoderKLQwenImage)."""
 
@@ -86,6 +88,10 @@ class Config(AnyConfig):
         joints = len(self.decoder_channels) - 1
         if len(self.temporal) != joints or not all(type(value) is bool for value in self.temporal):
             raise ValueError(f"Expected temporal to be {joints} times true or false, but got {self.temporal}.")
+
+    @property
+    def decoder_multiple(self) -> int:
+        return 2
 
     @property
     def entering_channels(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config import ConditionConfig, MaskReduction
 from ..layers import Ops
 from ..stripes import stripes
+from ..widening import Widening
 
 FULL_RESOLUTION = 2
 """The first maps, of 3×3 convolutions, are at full resolution; each later one halves the size."""
@@ -67,6 +68,12 @@ class Blend(nn.Module):
         if striped:
             return StripedMaps(self, self.seen(image, mask), mask)
         return Maps(self(image, mask), mask, self.mask_reduction)
+
+    def grow_from(self, old: Blend, widening: Widening) -> None:
+        for layer, before in zip(self.layers, old.layers, strict=True):
+            assert isinstance(layer, nn.Conv2d)
+            assert isinstance(before, nn.Conv2d)
+            widening.conv(layer, before)
 
 
 class Maps:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import AutoencoderConfig
+from ..config import Config
 from ..masks import random_thick_mask
 from ..pictures import PictureError, open_picture, read_raster
 from ..pictures.folders import pictures_in
@@ -152,7 +152,7 @@ class Samples:
         config: of the VAE, for the latent's shape.
     """
 
-    def __init__(self, pictures: Pictures, recipe: Recipe, config: AutoencoderConfig, *, seed: int):
+    def __init__(self, pictures: Pictures, recipe: Recipe, config: Config, *, seed: int):
         if recipe.crop % config.factor:
             raise ValueError(f"Expected a crop that is a multiple of {config.factor}, but got {recipe.crop}.")
         self.pictures, self.recipe, self.seed = pictures, recipe, seed

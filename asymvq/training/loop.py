@@ -23,7 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import Checkpoint, Layout, build
-from ..config import AutoencoderConfig
+from ..config import Config
 from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
 from .copying import copied_modules, hold_to_code
@@ -116,7 +116,7 @@ class Training:
     def __init__(
         self,
         vae: AsymmetricAutoencoder,
-        config: AutoencoderConfig,
+        config: Config,
         pictures: Pictures | None,
         recipe: Recipe,
         *,

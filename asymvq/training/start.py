@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import AutoencoderConfig
-from ..grow import grow, match_norms
+from ..config import Config
+from ..grow import grow, match_norms, shifts_norms
 from .copying import check_copying, start_with_copying
 from .data import Samples
 from .recipe import Recipe, Start
@@ -17,17 +17,14 @@ from .recipe import Recipe, Start
 MATCHED_PICTURES = 8
 
 
-def needs_pictures(vae: AsymmetricAutoencoder, config: AutoencoderConfig, recipe: Recipe) -> bool:
+def needs_pictures(vae: AsymmetricAutoencoder, config: Config, recipe: Recipe) -> bool:
     """Whether the start alone needs pictures: a fractional width shifts the norms, which are matched on some."""
-    if recipe.start is Start.SCRATCH:
-        return False
-    widths = zip(config.decoder_channels, vae.config.decoder_channels, strict=True)
-    return any(new % old for new, old in widths)
+    return recipe.start is Start.GROW and shifts_norms(vae, config)
 
 
 def started(
     vae: AsymmetricAutoencoder,
-    config: AutoencoderConfig,
+    config: Config,
     recipe: Recipe,
     samples: Samples | None,
     seed: int,
