@@ -98,6 +98,22 @@ class Way(str, Enum):
     """The same, harmonised."""
 
 
+def pasted(way: Way, decoded: Tensor, image: Tensor, mask: Tensor, *, factor: int = 8) -> Tensor:
+    """A decode put into its source by one of the ways that paste: `PASTE`, `FITTED` and `HARMONISED`.
+
+    Args:
+        decoded: (B, 3, H, W) in about [-1, 1]; a plain decode, or an edited picture.
+        image: (B or 1, 3, H, W) in [-1, 1], the source.
+        mask: (B or 1, 1, H, W) in [0, 1], 1 = edited.
+        factor: pixels a latent cell, as `asymvq.harmonise` takes it.
+    """
+    if way is Way.FITTED:
+        decoded = fit_colours(decoded, image=image, mask=mask)
+    if way is Way.HARMONISED:
+        decoded = harmonise(decoded, image=image, mask=edited(mask), factor=factor)
+    return compose(decoded, Source(image, mask, (0, 0, image.shape[-2], image.shape[-1])), Keep.EXACT)
+
+
 @dataclass(frozen=True)
 class Contestant:
     """A VAE, and one way of decoding with it."""
@@ -123,13 +139,7 @@ class Contestant:
             keep = Keep.NETWORK if self.way is Way.NETWORK else Keep.EXACT
             return decode(self.vae, latent, image=image, mask=mask, keep=keep, harmonise=float(self.way is Way.BOTH))
         decoded = decode(self.vae, latent)
-        if self.way is Way.PLAIN:
-            return decoded
-        if self.way is Way.FITTED:
-            decoded = fit_colours(decoded, image=image, mask=mask)
-        if self.way is Way.HARMONISED:
-            decoded = harmonise(decoded, image=image, mask=edited(mask), factor=self.vae.factor)
-        return compose(decoded, Source(image, mask, (0, 0, image.shape[-2], image.shape[-1])), Keep.EXACT)
+        return decoded if self.way is Way.PLAIN else pasted(self.way, decoded, image, mask, factor=self.vae.factor)
 
     def round_trip(self, mask: Tensor) -> Callable[[Tensor], Tensor]:
         """Takes a picture to what is left of it after encoding and decoding, cut to the range of a file."""

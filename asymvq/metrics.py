@@ -149,7 +149,9 @@ def outside(mask: Tensor) -> Tensor:
 
 def _sobel(picture: Tensor, padding: str) -> Tensor:
     """(2, B, C, H, W) of (B, C, H, W): Sobel's gradients along rows and along columns."""
-    p = F.pad(picture, (1, 1, 1, 1), mode=padding)
+    p = picture
+    for sides, length in (((1, 1, 0, 0), picture.shape[-1]), ((0, 0, 1, 1), picture.shape[-2])):
+        p = F.pad(p, sides, mode=padding if length > 1 else "replicate")
     rows = p[..., :-2, :] + 2 * p[..., 1:-1, :] + p[..., 2:, :]
     columns = p[..., :-2] + 2 * p[..., 1:-1] + p[..., 2:]
     return torch.stack([rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]])

@@ -14,7 +14,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..asymvq.checkpoint.errors import shown
-from ..asymvq.evaluation import MEASURES, measure, texts
+from ..asymvq.evaluation import MEASURES, Way, measure, pasted, texts
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
 from .host import show_on_node
 from .memory import give_back_memory
@@ -29,7 +29,9 @@ FLOATS = {
     "colour_error": "Squared difference of the edited pixels' mean colour from the reference's.",
     "masked_psnr": "Peak signal-to-noise ratio of the edited pixels, dB.",
     "masked_ssim": "Structural similarity of the edited pixels, up to 1.",
+    "gradient_error": "How far gradients at the mask's edge are from the reference's: ASUKA's Grad, of values to 255.",
 }
+PASTED = {"pasted": Way.PASTE, "pasted + global colour fit": Way.FITTED, "pasted + harmonise": Way.HARMONISED}
 
 
 class Compared(str, Enum):
@@ -98,6 +100,15 @@ class AsymVQCompare(io.ComfyNode):
                     advanced=True,
                     tooltip="How many times differences are enlarged in the panel, so that they can be seen.",
                 ),
+                io.Boolean.Input(
+                    "add_pasted",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Adds what becomes of the first result when it is put into the reference in three ways: "
+                        "pasted as it is, with a gain and an offset a colour for the whole picture, and harmonised."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -122,6 +133,7 @@ class AsymVQCompare(io.ComfyNode):
         labels: str = "",
         compare: str = Compared.KEPT,
         amplify: float = AMPLIFY,
+        add_pasted: bool = False,
     ) -> io.NodeOutput:
         pictures = [to_signed(image_tensor(image).float().cpu()) for image in results.values() if image is not None]
         source = to_signed(image_tensor(reference).float().cpu())
@@ -133,6 +145,15 @@ class AsymVQCompare(io.ComfyNode):
         names = _names(labels, len(pictures))
         source, masks = _matched("reference", source, size, count), _matched("mask", masks, size, count)
         pictures = [_matched(name, batch, size, count) for name, batch in zip(names, pictures, strict=True)]
+
+        if add_pasted:
+            if mask is None:
+                raise ValueError(
+                    "Expected a mask to paste with (add_pasted), but got none. Connect it, or turn that off."
+                )
+            model_management.throw_exception_if_processing_interrupted()
+            pictures += [pasted(way, pictures[0], source, masks) for way in PASTED.values()]
+            names += [f"{names[0]}, {title}" for title in PASTED]
 
         measured: list[list[dict[str, float]]] = []
         for i in range(count):

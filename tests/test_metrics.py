@@ -142,6 +142,11 @@ class TestGradient:
         output[..., 8] = 0.05
         assert gradient_error(output.expand_as(source), source, mask) < 4 * 0.1 * 127.5
 
+    def test_pictures_of_one_row(self):
+        source = torch.zeros(1, 3, 1, 4)
+        mask = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 1, 4)
+        assert gradient_error(source + 0.1 * mask, source, mask) == pytest.approx(4 * 0.1 * 127.5)
+
     def test_without_a_border_there_is_nothing_to_measure(self, mask: torch.Tensor):
         source = torch.zeros(1, 3, 12, 16)
         with pytest.raises(ValueError, match="has a border"):

@@ -28,7 +28,7 @@ SOCKETS = {
     "AsymVQCompare": (
         "reference IMAGE, results.result_1 IMAGE, results.result_2 IMAGE, mask MASK",
         "panel IMAGE, kept_error FLOAT, masked_error FLOAT, border_error FLOAT, seam_error FLOAT, colour_error FLOAT, "
-        "masked_psnr FLOAT, masked_ssim FLOAT",
+        "masked_psnr FLOAT, masked_ssim FLOAT, gradient_error FLOAT",
     ),
     "AsymVQLossPlot": ("loss_map LOSS_MAP", "IMAGE IMAGE"),
     "AsymVQTrain": ("vae VAE, images IMAGE", "VAE VAE, loss_map LOSS_MAP, path STRING"),
@@ -411,7 +411,7 @@ GRAPHS: dict[str, list[Group]] = {
             (560, [
                 note("Nothing was repainted, so the whole picture should come back: *all pixels* compares everything. "
                      "Small numbers are good."),
-                Node("", "AsymVQCompare", 900, ("without\nwith picture and mask", "all pixels", 10.0), {
+                Node("", "AsymVQCompare", 900, ("without\nwith picture and mask", "all pixels", 10.0, False), {
                     "reference": "pictures.picture", "results.result_1": "plain", "results.result_2": "ours",
                     "mask": "mask",
                 }),

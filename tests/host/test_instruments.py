@@ -11,8 +11,10 @@ import psutil
 import pytest
 import torch
 
+import asymvq
+from asymvq.colour import fit_colours
 from asymvq.masks import random_thick_mask
-from asymvq.metrics import border_error, psnr
+from asymvq.metrics import border_error, masked_error, psnr
 
 from .conftest import PACK
 
@@ -68,6 +70,30 @@ class TestCompare:
         assert values["border_error"][1] == pytest.approx(border_error(b, a, m))
         assert values["masked_psnr"][1] == pytest.approx(psnr(b, a, m))
         assert all(len(values[name]) == 2 for name in names if name != "panel")
+
+    def test_adds_the_first_result_put_into_the_reference(self, compare, case):
+        image, mask, edit = case
+        drifted = (edit * 0.9 + 0.05).clamp(0, 1)
+        given = {"reference": image, "results": {"result_1": drifted, "result_2": edit}, "mask": mask}
+        output = execute(compare, **given, labels="decode", compare="all pixels", add_pasted=True)
+        names = [output.id for output in compare.define_schema().outputs]
+        values = dict(zip(names, output.args, strict=True))
+        assert all(len(values[name]) == 5 for name in names if name != "panel")
+        assert values["kept_error"][0] > 0
+        assert values["kept_error"][2:] == [0, 0, 0]
+        assert values["masked_error"][2] == pytest.approx(values["masked_error"][0])
+        assert values["gradient_error"][2] == pytest.approx(values["gradient_error"][0])
+        source, picture, m = image.movedim(-1, 1) * 2 - 1, drifted.movedim(-1, 1) * 2 - 1, mask[:, None]
+        fitted = fit_colours(picture, image=source, mask=m)
+        harmonised = asymvq.harmonise(picture, image=source, mask=m)
+        assert values["masked_error"][3] == pytest.approx(masked_error(fitted, source, m), rel=1e-5)
+        assert values["masked_error"][4] == pytest.approx(masked_error(harmonised, source, m), rel=1e-5)
+        blocks = [block.split("  \n")[0] for block in output.ui["text"][0].split("\n\n")]
+        assert blocks[2:] == [
+            f"decode, {way}" for way in ("pasted", "pasted + global colour fit", "pasted + harmonise")
+        ]
+        with pytest.raises(ValueError, match="mask to paste with"):
+            execute(compare, reference=image, results={"result_1": edit}, add_pasted=True)
 
     def test_shows_a_panel_and_the_numbers(self, host, compare, case):
         image, mask, edit = case
@@ -159,7 +185,7 @@ class TestCompare:
         image = torch.rand(1, *size, 3)
         mask = (torch.rand(1, *size) > 0.5).float()
         output = execute(compare, reference=image, results={"a": 1 - image}, mask=mask, compare=compared)
-        ssim = output.args[-1][0]
+        ssim = output.args[[o.id for o in compare.define_schema().outputs].index("masked_ssim")][0]
         assert math.isnan(ssim) == (min(size) < 11)
         assert ("SSIM: —" in output.ui["text"][0]) == (min(size) < 11)
         assert min(output.args[0].shape[1:3]) > 3 * 24
