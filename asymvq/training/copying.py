@@ -35,17 +35,29 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
     Raises:
         ValueError: the decoder has no room for the code.
     """
-    config, decoder = vae.config, vae.decoder
+    config = _with_group_norm(vae)
     channels = config.decoder_channels[0]
-    if not isinstance(config, AutoencoderConfig) or not isinstance(decoder.norm_out, nn.GroupNorm):
-        raise ValueError(f"Expected a decoder with GroupNorm, but got one of the {config.family} family.")
     if channels // config.norm_groups != 4 or config.norm_groups < config.image_channels:
         raise ValueError(
             f"Expected 4 channels a group at the finest level, but got {channels} channels in "
             f"{config.norm_groups} groups."
         )
-    with decoder.conv_out.weight.device:
+    with vae.decoder.conv_out.weight.device:
         _write_code(vae, offset)
+
+
+def _with_group_norm(vae: AsymmetricAutoencoder) -> AutoencoderConfig:
+    """Its shape.
+
+    Raises:
+        ValueError: another family's.
+    """
+    if not isinstance(vae.config, AutoencoderConfig) or not isinstance(vae.decoder.norm_out, nn.GroupNorm):
+        raise ValueError(
+            f"Expected a decoder with GroupNorm, whose statistics copying is made for, but got one of the "
+            f"{vae.config.family} family. Train without copying."
+        )
+    return vae.config
 
 
 def _write_code(vae: AsymmetricAutoencoder, offset: float) -> None:
@@ -87,6 +99,7 @@ def check_copying(vae: AsymmetricAutoencoder, *, tolerance: float = 1e-4) -> Non
     Raises:
         ValueError: kept pixels do not pass the decoder unchanged, so that there is no code to hold it to.
     """
+    _with_group_norm(vae)
     generator = torch.Generator().manual_seed(0)
     side = 4 * vae.config.factor
     image = torch.rand(1, vae.config.image_channels, side, side, generator=generator) * 2 - 1
