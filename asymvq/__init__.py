@@ -7,7 +7,15 @@ picture = asymvq.decode(vae, latent, image=source, mask=mask)
 from .align import Aligned, align
 from .autoencoder import AsymmetricAutoencoder
 from .checkpoint import CheckpointError, load, save
-from .config import LATENT_SPACES, PRESETS, AutoencoderConfig, ConditionConfig, LatentSpace, MaskReduction
+from .config import (
+    LATENT_SPACES,
+    PRESETS,
+    AutoencoderConfig,
+    ConditionConfig,
+    ConditionKind,
+    LatentSpace,
+    MaskReduction,
+)
 from .decode import Keep, decode
 from .harmonise import harmonise
 from .stitch import Crop, crop_for_inpainting, stitch
@@ -22,6 +30,7 @@ __all__ = [
     "AutoencoderConfig",
     "CheckpointError",
     "ConditionConfig",
+    "ConditionKind",
     "Crop",
     "Keep",
     "LatentSpace",

@@ -43,15 +43,76 @@ class MaskReduction(str, Enum):
     """ASUKA: 1 wherever any pixel under the feature is masked."""
 
 
+class ConditionKind(str, Enum):
+    """How the kept pixels' feature maps change the decoder's features."""
+
+    BLEND = "blend"
+    """They take their place where pixels are kept: the paper and ASUKA."""
+    AFFINE = "affine"
+    """They scale and shift them, and start by changing nothing."""
+
+
 @dataclass(frozen=True)
 class ConditionConfig:
-    """The branch that shows the kept pixels to the decoder. Its widths follow from the decoder's."""
+    """The branch that shows the kept pixels to the decoder."""
 
     sees_mask: bool = False
-    """Whether its first convolution also takes the mask (ASUKA) or the masked picture alone (the paper)."""
+    """Blend: whether its first convolution also takes the mask (ASUKA) or the masked picture alone (the paper)."""
     mask_reduction: MaskReduction = MaskReduction.NEAREST
+    """Blend only."""
+    kind: ConditionKind = ConditionKind.BLEND
+    channels: int | None = None
+    """Affine: the width of its feature maps. A blend's widths are the decoder's."""
+
+    @classmethod
+    def affine(cls, channels: int = 64) -> ConditionConfig:
+        return cls(kind=ConditionKind.AFFINE, channels=channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `json.dumps` takes it, and `from_dict` takes back."""
+        if self.kind is ConditionKind.AFFINE:
+            return {"kind": self.kind.value, "channels": self.channels}
+        return {"sees_mask": self.sees_mask, "mask_reduction": self.mask_reduction.value}
+
+    @classmethod
+    def from_dict(cls, data: object) -> ConditionConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: other fields, or values of another kind.
+        """
+        if isinstance(data, Mapping) and data.get("kind") == ConditionKind.AFFINE.value:
+            if set(data) != {"kind", "channels"}:
+                raise ValueError(f"Expected an affine condition of kind and channels, but got {_cut(data)}.")
+            return cls(kind=ConditionKind.AFFINE, channels=data["channels"])
+        if isinstance(data, Mapping) and data.get("coarsest") is True:
+            # an early field that said what always is
+            data = {name: value for name, value in data.items() if name != "coarsest"}
+        if not isinstance(data, Mapping) or set(data) != {"sees_mask", "mask_reduction"}:
+            raise ValueError(f"Expected a condition of sees_mask and mask_reduction, but got {_cut(data)}.")
+        reduction, reductions = data["mask_reduction"], [member.value for member in MaskReduction]
+        if reduction not in reductions:
+            raise ValueError(f"Expected mask_reduction to be one of {reductions}, but got {_cut(reduction)}.")
+        return cls(data["sees_mask"], MaskReduction(reduction))
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kind, ConditionKind):
+            raise ValueError(f"Expected kind to be a ConditionKind, but got {_cut(self.kind)}.")
+        if self.kind is ConditionKind.AFFINE:
+            if not _is_count(self.channels, MAX_CHANNELS):
+                raise ValueError(
+                    f"Expected channels to be a whole number from 1 to {MAX_CHANNELS} with an affine condition, but "
+                    f"got {_cut(self.channels)}."
+                )
+            if self.sees_mask is not False or self.mask_reduction is not MaskReduction.NEAREST:
+                raise ValueError(
+                    "Expected neither sees_mask nor mask_reduction with an affine condition, which always sees the "
+                    f"mask, but got {_cut(self.sees_mask)} and {_cut(self.mask_reduction)}."
+                )
+        elif self.channels is not None:
+            raise ValueError(
+                f"Expected no channels with a blend, whose widths are the decoder's, but got {_cut(self.channels)}."
+            )
         if type(self.sees_mask) is not bool:
             raise ValueError(f"Expected sees_mask to be true or false, but got {_cut(self.sees_mask)}.")
         if not isinstance(self.mask_reduction, MaskReduction):
@@ -166,11 +227,8 @@ class Config(ABC):
 
     @property
     def condition_channels(self) -> tuple[int, ...]:
-        """Widths of the condition maps, fine to coarse: two at full resolution, then one a coarser level.
-
-        Each equals the width of the decoder's features where the map is blended in: before the output, then where
-        they enter the levels.
-        """
+        """Widths of the decoder's features at the condition points, fine to coarse: two at full resolution, before the
+        output and where they enter the finest level, then one a coarser level. A blend's maps have them too."""
         return (self.decoder_channels[0], *self.entering_channels)
 
     @property
@@ -273,7 +331,7 @@ class Config(ABC):
         data = dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
         del data["latents"]
         if self.condition is not None:
-            data["condition"]["mask_reduction"] = self.condition.mask_reduction.value
+            data["condition"] = self.condition.to_dict()
         return data
 
     @classmethod
@@ -289,17 +347,8 @@ class Config(ABC):
             unknown = sorted(map(str, set(data) - fields)) if isinstance(data, Mapping) else data
             raise ValueError(f"Expected an autoencoder config, but got unknown fields {_cut(unknown)}.")
         values = _with_tuples(data)
-        condition = values.get("condition")
-        if condition is not None:
-            if isinstance(condition, Mapping) and condition.get("coarsest") is True:
-                # an early field that said what always is
-                condition = {name: value for name, value in condition.items() if name != "coarsest"}
-            if not isinstance(condition, Mapping) or set(condition) != {"sees_mask", "mask_reduction"}:
-                raise ValueError(f"Expected a condition of sees_mask and mask_reduction, but got {_cut(condition)}.")
-            reduction, reductions = condition["mask_reduction"], [member.value for member in MaskReduction]
-            if reduction not in reductions:
-                raise ValueError(f"Expected mask_reduction to be one of {reductions}, but got {_cut(reduction)}.")
-            values["condition"] = ConditionConfig(condition["sees_mask"], MaskReduction(reduction))
+        if values.get("condition") is not None:
+            values["condition"] = ConditionConfig.from_dict(values["condition"])
         return cls(**values)
 
 

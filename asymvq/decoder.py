@@ -76,7 +76,7 @@ class Decoder(nn.Module):
 
     def grow_from(self, old: Decoder, widening: Widening) -> None:
         """Takes over the function of a decoder with the same levels, none of them wider or deeper. A condition that
-        `old` does not have keeps its fresh weights."""
+        `old` does not have, or has of another kind, keeps its fresh weights."""
         widening.conv(self.conv_in, old.conv_in)
         if self.mid is not None:
             assert old.mid is not None
@@ -86,5 +86,5 @@ class Decoder(nn.Module):
             assert isinstance(before, UpLevel)
             level.grow_from(before, widening)
         self.last_stage.grow_from(old.last_stage, widening)
-        if self.condition_encoder is not None and old.condition_encoder is not None:
+        if self.condition_encoder is not None and isinstance(old.condition_encoder, type(self.condition_encoder)):
             self.condition_encoder.grow_from(old.condition_encoder, widening)

@@ -15,23 +15,25 @@ from torch import Tensor, nn
 
 from .autoencoder import AsymmetricAutoencoder
 from .autoencoders import family_of
-from .config import Config, preset_name
+from .config import ConditionConfig, ConditionKind, Config, preset_name
 from .widening import repeated
 
 _FACTORS = {"base": (1.0, 0), "1.5x": (1.5, 1), "2x": (2.0, 3)}
 """Width factor and added blocks a level that make the paper's decoders of the stock one."""
 
 
-def grown_config(config: Config, preset: str) -> Config:
+def grown_config(config: Config, preset: str, *, condition: ConditionConfig | None = None) -> Config:
     """The shape that `preset` makes of a VAE's decoder. It always has a condition.
 
     Args:
         preset: "base", "1.5x" or "2x", the paper's steps from the stock decoder (a published decoder asked to become
             what it is stays as it is); or a width factor and added residual blocks a level, e.g. "1.25x+2".
+        condition: what it gets; None: its own, or the paper's where it has none.
 
     Raises:
         ValueError: another word, or widths that the network cannot have.
     """
+    config = config.replaced(condition=condition or config.condition or ConditionConfig())
     if preset_name(config) == preset:
         return config
     if preset in _FACTORS:
@@ -48,7 +50,7 @@ def grown_config(config: Config, preset: str) -> Config:
 def grow(vae: AsymmetricAutoencoder, config: Config, *, seed: int = 0) -> AsymmetricAutoencoder:
     """A VAE of shape `config` with the function of `vae`, on the CPU in float32. `vae` itself is left alone.
 
-    A condition that `vae` does not have gets fresh weights.
+    A condition that `vae` does not have, or has of another kind, gets fresh weights.
 
     Args:
         config: from `grown_config`, or any that differs in the decoder's widths (wider), blocks (more) and condition.
@@ -133,10 +135,14 @@ def _check_growth(old: Config, new: Config) -> None:
         and all(a <= b for a, b in zip(_sizes(old), _sizes(new), strict=True))
         # a convolution that changes a level's width is not left without a place
         and all(a or not b for a, b in zip(_keeps_width(old), _keeps_width(new), strict=True))
-        and (old.condition is None or new.condition == old.condition)
+        and (_kind(old) is not _kind(new) or new.condition == old.condition)
     )  # fmt: skip
     if not fits:
         raise ValueError(f"Expected a shape that {old} can grow into, but got {new}. Only its decoder may be larger.")
+
+
+def _kind(config: Config) -> ConditionKind | None:
+    return None if config.condition is None else config.condition.kind
 
 
 def _sizes(config: Config) -> tuple[int, ...]:

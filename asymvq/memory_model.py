@@ -92,7 +92,7 @@ def _plain_steps(config: Config, pixels: float, conditioned: bool) -> Iterator[f
         here = pixels / 4**level
         waiting = sum(maps[: level + 1])
         if maps:
-            yield waiting + 3 * before * here  # blending: map, features, result
+            yield waiting + _applied(config, before) * here
         # the level's input is held, beside a later block's own input and what it makes of it
         yield waiting + (before + (3 + (config.decoder_block_counts[level] > 1)) * width) * here
         if level:
@@ -111,7 +111,7 @@ def _striped_steps(config: Config, pixels: float, conditioned: bool) -> Iterator
         here = pixels / 4**level
         waiting = sum(maps[: level + 1])
         if len(maps) > level + 1 and level:
-            yield waiting + 3 * before * here
+            yield waiting + _applied(config, before) * here
         # a block's result takes its input's memory where it fits there
         grown = width if width > before else 0
         yield waiting + (before + width + grown) * here
@@ -122,7 +122,15 @@ def _striped_steps(config: Config, pixels: float, conditioned: bool) -> Iterator
 
 def _maps(config: Config, pixels: float) -> list[float]:
     """Values of each condition map, fine to coarse."""
-    return [width * pixels / 4 ** max(0, i - 1) for i, width in enumerate(config.condition_channels)]
+    own = config.condition.channels if config.condition is not None else None
+    return [(own or width) * pixels / 4 ** max(0, i - 1) for i, width in enumerate(config.condition_channels)]
+
+
+def _applied(config: Config, features: int) -> int:
+    """Values a pixel at a condition point, for features of so many channels."""
+    own = config.condition.channels if config.condition is not None else None
+    # features, scale, shift and result, beside what the map's ReLU takes; or map, features and result
+    return 3 * features if own is None else 4 * features + own
 
 
 def _attention_values(config: Config, width: int, cells: float, device: torch.device) -> float:

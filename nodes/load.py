@@ -108,7 +108,7 @@ def describe(checkpoint: Checkpoint) -> str:
         f"{preset_name(config) or 'custom'} decoder {'/'.join(map(str, config.decoder_channels))}",
         f"{config.decoder_blocks} blocks a level",
         f"{config.latent_channels} latent channels",
-        "no condition: a stock VAE" if config.condition is None else "conditional",
+        "no condition: a stock VAE" if config.condition is None else f"conditional ({config.condition.kind.value})",
     ]
     if config.encoder_channels is None:
         parts.append("no encoder")

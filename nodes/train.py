@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import CheckpointError, build, from_tensors, read
+from ..asymvq.config import ConditionKind
 from ..asymvq.grow import grown_config
 from ..asymvq.outputs import check_below
 from ..asymvq.pictures.folders import pictures_in
@@ -32,6 +33,7 @@ from ..asymvq.training import recipe as recipes
 from ..asymvq.training.data import Pictures
 from ..asymvq.training.loop import Report, Training
 from ..asymvq.training.preview import Preview
+from ..asymvq.training.start import condition_to_train
 from .places import place_below_output
 from .tensors import image_tensor
 from .vae import AsymmetricVAE
@@ -59,6 +61,16 @@ class Precision(str, Enum):
             return recipes.Precision(self.value)
         half = device.type == "cuda" and model_management.should_use_bf16(device)
         return recipes.Precision.BF16 if half else recipes.Precision.FP32
+
+
+class Condition(str, Enum):
+    AUTO = "auto"
+    AFFINE = "affine"
+    BLEND = "blend"
+
+    @property
+    def kind(self) -> ConditionKind | None:
+        return None if self is Condition.AUTO else ConditionKind(self.value)
 
 
 def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
@@ -241,6 +253,17 @@ class AsymVQTrain(io.ComfyNode):
                         "trainings."
                     ),
                 ),
+                io.Combo.Input(
+                    "condition",
+                    options=Condition,
+                    default=Condition.AUTO,
+                    optional=True,
+                    tooltip=(
+                        "How the decoder is shown the kept pixels. affine: scales and shifts its features, and starts "
+                        "as the VAE's own decoder. blend: mixes features in, as in the paper. auto: as in the run that "
+                        "goes on or the VAE; otherwise affine, or blend with recipe paper."
+                    ),
+                ),
             ],
             outputs=[
                 io.Vae.Output(tooltip="The VAE with the trained decoder. It is also saved in output/vae."),
@@ -271,6 +294,7 @@ class AsymVQTrain(io.ComfyNode):
         resume: list[bool],
         recipe: dict[str, Any],
         images: list[Tensor] | None = None,
+        condition: list[str] | None = None,
     ) -> io.NodeOutput:
         device = model_management.get_torch_device()
         settings = _recipe({name: _first(value) for name, value in recipe.items()}, _first(steps), device)
@@ -278,8 +302,11 @@ class AsymVQTrain(io.ComfyNode):
         with torch.inference_mode(False), torch.enable_grad(), _training_mode():
             base = _copy_of(_first(vae))
             pictures = _pictures(images, _input_folder(_first(folder)), settings)
+            kind = Condition(_first(condition) or Condition.AUTO).kind
+            shown = condition_to_train(base.config, settings, kind=kind, folder=states)
+            size = _preset({k: _first(v) for k, v in preset.items()})
             training = Training(
-                base, grown_config(base.config, _preset({k: _first(v) for k, v in preset.items()})), pictures, settings,
+                base, grown_config(base.config, size, condition=shown), pictures, settings,
                 out=out, folder=states, seed=_first(seed), resume=True, device=device,
             )  # fmt: skip
             with contextlib.closing(training), _saved_when_the_server_stops(training):

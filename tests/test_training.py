@@ -23,12 +23,13 @@ from safetensors import safe_open
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.cli import main
-from asymvq.config import AutoencoderConfig
+from asymvq.config import AutoencoderConfig, ConditionConfig, ConditionKind
 from asymvq.grow import grown_config
 from asymvq.training.data import Pictures, Samples
 from asymvq.training.harmonise import ColourShift
 from asymvq.training.loop import Training, TrainingError, learning_rate
 from asymvq.training.recipe import RECIPES, Recipe, parse_setting
+from asymvq.training.start import condition_to_train
 from asymvq.training.state import State, read_state, state_folder, write_state
 
 STOCK = AutoencoderConfig(
@@ -223,6 +224,41 @@ class TestRecipe:
     def test_impossible_values_are_refused(self, changes):
         with pytest.raises(ValueError, match="Expected"):
             dataclasses.replace(Recipe(), **changes)
+
+
+class TestCondition:
+    def test_it_is_what_was_asked_for_the_runs_the_vaes_or_the_recipes(self, vae, pictures, tmp_path):
+        affine, blend = ConditionConfig.affine(32), ConditionConfig()
+        conditional = dataclasses.replace(STOCK, condition=blend)
+        assert condition_to_train(STOCK, TINY) == affine
+        assert condition_to_train(dataclasses.replace(STOCK, decoder_channels=(64, 64)), TINY) == affine.affine(64)
+        assert condition_to_train(STOCK, RECIPES["paper"]) == blend
+        assert condition_to_train(STOCK, dataclasses.replace(TINY, copying=True)) == blend
+        assert condition_to_train(STOCK, TINY, kind=ConditionKind.BLEND) == blend
+        assert condition_to_train(conditional, TINY) == blend
+        assert condition_to_train(conditional, TINY, kind=ConditionKind.AFFINE) == affine
+        run = training(vae, pictures, tmp_path / "out.safetensors", dataclasses.replace(TINY, steps=1))
+        list(run)
+        assert run.vae.config.condition == blend
+        assert condition_to_train(STOCK, TINY, folder=run.folder) == blend
+        assert condition_to_train(STOCK, TINY, folder=tmp_path / "none") == affine
+
+    def test_an_affine_run_starts_as_the_stock_decoder(self, vae, pictures, tmp_path):
+        out = tmp_path / "out.safetensors"
+        config = grown_config(vae.config, "2x", condition=ConditionConfig.affine(8))
+        run = Training(vae, config, None, dataclasses.replace(TINY, steps=0), out=out)
+        run.save()
+        run.close()
+        start = asymvq.load(out)
+        image = torch.rand(1, 3, 32, 32) * 2 - 1
+        mask = torch.zeros(1, 1, 32, 32)
+        mask[..., 9:20, 5:] = 1
+        latent = vae.encode(image)
+        torch.testing.assert_close(start.decode(latent, image=image, mask=mask), vae.decode(latent), atol=1e-4, rtol=0)
+        list(Training(vae, config, pictures, TINY, out=out, overwrite=True))
+        trained = asymvq.load(out)
+        assert trained.decoder.condition_encoder.scales[0].weight.any()
+        assert (trained.decode(latent, image=image, mask=mask) - trained.decode(latent)).abs().max() > 1e-5
 
 
 class TestLoop:
@@ -487,6 +523,7 @@ from asymvq.grow import grown_config
 from asymvq.training.data import Pictures
 from asymvq.training.distributed import joined
 from asymvq.training.loop import Training
+from asymvq.training.start import condition_to_train
 from asymvq.training.recipe import Recipe
 import json
 

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoders import config_from_dict, config_to_dict
-from ..config import Config, LatentSpace, preset_name
+from ..config import ConditionKind, Config, LatentSpace, preset_name
 from .errors import CheckpointError, shown
 
 PREFIX = "asymvq."
 CONFIG_KEY = PREFIX + "config"
 LATENTS_KEY = PREFIX + "latents"
 """In the metadata: how pipelines scale the latents."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. What versions before it can read too is written as theirs."""
 MAX_CONFIG_BYTES = 2**16
 
 
@@ -36,7 +37,7 @@ def to_native(vae: nn.Module | Mapping[str, Tensor], config: Config) -> dict[str
         The same tensors under prefixed names, and the config: uint8, (N,), UTF-8 JSON.
     """
     state = vae.state_dict() if isinstance(vae, nn.Module) else vae
-    data = {"format": FORMAT_VERSION, "config": config_to_dict(config)}
+    data = {"format": format_version(config), "config": config_to_dict(config)}
     if config.latents is not None:  # beside the config, where older versions do not look
         data["latents"] = config.latents.to_dict()
     text = json.dumps(data)
@@ -54,7 +55,7 @@ def native_metadata(config: Config, extra: Mapping[str, str] | None = None) -> d
     size = preset_name(config) or "custom"
     return {
         "format": "pt",
-        "asymvq.format": str(FORMAT_VERSION),
+        "asymvq.format": str(format_version(config)),
         "asymvq.config": json.dumps(config_to_dict(config)),
         **latents_metadata(config),
         "modelspec.sai_model_spec": "1.0.0",
@@ -64,6 +65,11 @@ def native_metadata(config: Config, extra: Mapping[str, str] | None = None) -> d
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **(extra or {}),
     }
+
+
+def format_version(config: Config) -> int:
+    """2 has affine conditions; 1 is all before."""
+    return 2 if config.condition is not None and config.condition.kind is ConditionKind.AFFINE else 1
 
 
 def latents_metadata(config: Config) -> dict[str, str]:
@@ -86,7 +92,7 @@ def from_native(tensors: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor
         # Tools that convert every tensor to half precision leave 0…255 exact.
         data = json.loads(bytes(encoded.flatten().to(torch.uint8).tolist()))
         version = data["format"]
-        config = config_from_dict(data["config"]) if version == FORMAT_VERSION else None
+        config = config_from_dict(data["config"]) if version in range(1, FORMAT_VERSION + 1) else None
         if config is not None and data.get("latents") is not None:
             config = config.replaced(latents=LatentSpace.from_dict(data["latents"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -96,6 +102,7 @@ def from_native(tensors: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor
         ) from error
     if config is None:
         raise CheckpointError(
-            f"Expected format version {FORMAT_VERSION}, but got {shown(version)}. Update asymvq to read the file."
+            f"Expected format version {FORMAT_VERSION} or older, but got {shown(version)}. Update asymvq to read the "
+            "file."
         )
     return config, {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}

@@ -13,7 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import LATENT_CHANNELS, LATENT_SPACES, AutoencoderConfig, Config, ConfigT, LatentSpace, MaskReduction
+from ..config import (
+    LATENT_CHANNELS,
+    LATENT_SPACES,
+    AutoencoderConfig,
+    ConditionKind,
+    Config,
+    ConfigT,
+    LatentSpace,
+    MaskReduction,
+)
 from ..outputs import replacing
 from ..precision import too_large_for
 from .folders import DIFFUSERS_STEM
@@ -145,6 +154,10 @@ def diffusers_config(config: Config) -> dict[str, Any]:
             "use_quant_conv": config.quant_conv,
             "use_post_quant_conv": config.post_quant_conv,
         }
+    if config.condition.kind is not ConditionKind.BLEND:
+        raise _not_in_diffusers(
+            "has a condition that blends feature maps in", "one that scales and shifts the decoder's features (affine)"
+        )
     if config.condition.sees_mask or config.condition.mask_reduction is not MaskReduction.NEAREST:
         raise _not_in_diffusers(
             "has a condition that sees the masked picture alone, and nearest masks",

@@ -153,6 +153,11 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors to write")
     _add_overwrite(train, "replace --out, whatever it is, and without --resume an earlier run of that name")
+    train.add_argument(
+        "--condition", choices=["affine", "blend"],
+        help="how kept pixels enter the decoder: affine starts as the stock decoder; blend is the paper's (default: "
+        "the run's that is resumed, else the base's own, else the recipe's, which is affine but for paper)",
+    )  # fmt: skip
     train.add_argument("--recipe", choices=["quick", "paper", "fidelity"], default="quick", help="(default: quick)")
     train.add_argument("--steps", type=int, metavar="N", help="0: write the larger decoder without training it")
     train.add_argument("--batch", type=int, metavar="N", help="pictures a step and device")

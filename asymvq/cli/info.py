@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ..checkpoint import Checkpoint, read
-from ..config import LatentSpace, preset_name
+from ..config import ConditionKind, LatentSpace, preset_name
 from .convert import describe as describe_latents
 
 LONGEST_VALUE = 60
@@ -70,6 +70,8 @@ def _half(channels: list[int] | None, blocks: int) -> str:
 def _condition(condition: dict[str, Any] | None) -> str:
     if condition is None:
         return "none: a plain decoder"
+    if condition.get("kind") == ConditionKind.AFFINE.value:
+        return f"affine, {condition['channels']} channels: kept pixels scale and shift the decoder's features"
     sees = "the kept pixels and the mask" if condition["sees_mask"] else "the kept pixels"
     return f"sees {sees}; mask reduction: {condition['mask_reduction']}"
 

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoint import load
+from ..config import ConditionKind
 from ..grow import grown_config
 from ..outputs import check_output, replacing
 from ..training.data import Pictures
@@ -24,7 +25,8 @@ from ..training.loop import Report, Training, TrainingError
 from ..training.preview import Preview
 from ..training.recipe import RECIPES, Precision, Recipe, parse_setting
 from ..training.signals import stopping
-from ..training.start import needs_pictures
+from ..training.start import condition_to_train, needs_pictures
+from ..training.state import state_folder
 from . import PROG, Interrupted
 from .devices import parse_device
 
@@ -41,7 +43,10 @@ def run(args: argparse.Namespace) -> None:
     # whether an existing file is this run's is seen later; a name that cannot be written is seen at once
     check_output(args.out, overwrite=True, inputs=(args.base,))
     vae = load(args.base, dtype=torch.float32)
-    config = grown_config(vae.config, args.preset)
+    folder = state_folder(args.out) if args.resume else None
+    kind = None if args.condition is None else ConditionKind(args.condition)
+    condition = condition_to_train(vae.config, recipe, kind=kind, folder=folder)
+    config = grown_config(vae.config, args.preset, condition=condition)
     pictures = None
     if recipe.steps or needs_pictures(vae, config, recipe):
         if args.data is None:
@@ -56,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
         )  # fmt: skip
         if processes.first and pictures is not None:
             count = sum(p.numel() for p in training.parameters)
-            print(f"{len(pictures)} pictures, {count / 1e6:.1f} M trained parameters, {own_device}, from {args.base}")
+            how = f"{condition.kind.value} condition"
+            print(f"{len(pictures)} pictures, {count / 1e6:.1f} M parameters, {how}, {own_device}, from {args.base}")
         with _log(args.log_dir if processes.first else None) as log:
             try:
                 stopped = _train(training, processes, log)

@@ -10,8 +10,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..config import Config
+from ..config import ConditionKind, Config
 from ..layers import Ops
+from .affine import Affine
 from .blend import Blend
 
 
@@ -35,11 +36,14 @@ class Condition(Protocol):
         ...
 
 
-def condition_of(config: Config, ops: Ops) -> Blend | None:
+def condition_of(config: Config, ops: Ops) -> Affine | Blend | None:
     """The condition of a decoder of this shape, as a module; None where it has none."""
     if config.condition is None:
         return None
+    if config.condition.kind is ConditionKind.AFFINE:
+        assert config.condition.channels is not None
+        return Affine(config.condition.channels, config.condition_channels, config.image_channels, ops)
     return Blend(config.condition, config.condition_channels, config.image_channels, ops)
 
 
-__all__ = ["Blend", "Condition", "Prepared", "condition_of"]
+__all__ = ["Affine", "Blend", "Condition", "Prepared", "condition_of"]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoder import AsymmetricAutoencoder
+from ..conditions import Affine
 from ..config import AutoencoderConfig
 from ..layers import ResidualBlock
 
@@ -56,6 +57,11 @@ def _with_group_norm(vae: AsymmetricAutoencoder) -> AutoencoderConfig:
         raise ValueError(
             f"Expected a decoder with GroupNorm, whose statistics copying is made for, but got one of the "
             f"{vae.config.family} family. Train without copying."
+        )
+    if isinstance(vae.decoder.condition_encoder, Affine):
+        raise ValueError(
+            "Expected a condition that blends kept pixels in to copy them, but got an affine one. Train without "
+            "copying, or with condition blend."
         )
     return vae.config
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ..config import ConditionKind
+
 SMALLEST_JUDGED = 32
 """Pixels: what the discriminator's convolutions need."""
 
@@ -40,6 +42,8 @@ class Recipe:
     accumulate: int = 1
     """Batches a step."""
     start: Start = Start.GROW
+    condition: ConditionKind = ConditionKind.AFFINE
+    """How kept pixels enter a decoder that has no condition yet. Affine starts as the stock decoder."""
 
     crop: int = 256
     """Side of the training pictures, pixels."""
@@ -141,10 +145,9 @@ class Recipe:
         if unknown := sorted(set(data) - known):
             raise ValueError(f"Expected settings of a recipe ({', '.join(sorted(known))}), but got {unknown}.")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        if "start" in values:
-            values["start"] = Start(values["start"])
-        if "precision" in values:
-            values["precision"] = Precision(values["precision"])
+        for field, kind in (("start", Start), ("precision", Precision), ("condition", ConditionKind)):
+            if field in values:
+                values[field] = kind(values[field])
         return cls(**values)
 
 
@@ -180,7 +183,7 @@ RECIPES: dict[str, Recipe] = {
     "quick": Recipe(),
     "fidelity": Recipe(lpips=0.0, ssim=0.2),
     "paper": Recipe(
-        steps=200_000, batch=10, harmonise=0.0, latent_noise=0.0, border=0.0,
+        steps=200_000, batch=10, condition=ConditionKind.BLEND, harmonise=0.0, latent_noise=0.0, border=0.0,
         adversarial=0.8, adversarial_start=50_001, sum_pixels=True,
         lr=4.5e-6, decoder_lr=1.0, scale_lr=True, betas=(0.5, 0.9), warm_up=5000, final_lr=1e-6, clip=0.0, average=0.0,
     ),

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import Config
+from ..config import ConditionConfig, ConditionKind, Config
 from ..grow import grow, match_norms, shifts_norms
 from .copying import check_copying, start_with_copying
 from .data import Samples
 from .recipe import Recipe, Start
+from .state import read_settings
 
 MATCHED_PICTURES = 8
+AFFINE_WIDTH = 64
+"""Channels of an affine condition's maps; half of it for small decoders."""
+
+
+def condition_to_train(
+    config: Config, recipe: Recipe, *, kind: ConditionKind | None = None, folder: Path | None = None
+) -> ConditionConfig:
+    """The condition that a decoder is trained with.
+
+    Args:
+        config: of the VAE to start from.
+        kind: what was asked for; None: that of the run in `folder`, else the VAE's own, else the recipe's.
+        folder: of a run's states, which may not be there.
+    """
+    if kind is None:
+        settings = None if folder is None else read_settings(folder)
+        of_run = None if settings is None else settings["config"].get("condition")
+        if of_run is not None:
+            return ConditionConfig.from_dict(of_run)
+        # the copy of kept pixels is written into a blend
+        kind = ConditionKind.BLEND if recipe.copying else recipe.condition
+        if config.condition is not None:
+            return config.condition
+    if config.condition is not None and config.condition.kind is kind:
+        return config.condition
+    if kind is ConditionKind.BLEND:
+        return ConditionConfig()
+    narrow = config.decoder_channels[0] < AFFINE_WIDTH
+    return ConditionConfig.affine(AFFINE_WIDTH // 2 if narrow else AFFINE_WIDTH)
 
 
 def needs_pictures(vae: AsymmetricAutoencoder, config: Config, recipe: Recipe) -> bool:

@@ -103,6 +103,19 @@ def read_state(folder: Path) -> State | None:
     return None
 
 
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Of the newest state whose header can be read, without its tensors; None where there is none."""
+    for path in reversed(_files(folder)):
+        try:
+            with safe_open(path, framework="pt") as file:
+                settings = json.loads((file.metadata() or {})["asymvq.training.state"])["settings"]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            continue
+        if isinstance(settings, dict):
+            return settings
+    return None
+
+
 def remove_states(folder: Path) -> None:
     """All of a run's."""
     for path in _files(folder):

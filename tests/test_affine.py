@@ -1,0 +1,173 @@
+"""The affine condition: it starts as the stock decoder, and changes only what kept pixels reach."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from test_families import CONFIGS, built
+
+import asymvq
+from asymvq import lean
+from asymvq import stripes as stripes_module
+from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import family_of
+from asymvq.checkpoint import CheckpointError
+from asymvq.checkpoint.native import CONFIG_KEY, from_native, to_native
+from asymvq.config import ConditionConfig, ConditionKind, MaskReduction
+from asymvq.grow import grow, grown_config
+
+AFFINE = ConditionConfig.affine(16)
+
+
+def given(config, blob_mask, cells=(5, 7), count=2):
+    generator = torch.Generator().manual_seed(1)
+    latent = torch.randn(count, config.latent_channels, *cells, generator=generator)
+    height, width = (n * config.factor for n in cells)
+    image = torch.rand(count, 3, height, width, generator=generator) * 2 - 1
+    return latent, {"image": image, "mask": blob_mask(height, width).expand(count, -1, -1, -1)}
+
+
+def fresh(name: str) -> AsymmetricAutoencoder:
+    """Of a stock VAE, an affine one."""
+    stock = built(dataclasses.replace(CONFIGS[name], condition=None))
+    vae = AsymmetricAutoencoder(dataclasses.replace(CONFIGS[name], condition=AFFINE))
+    vae.load_state_dict(stock.state_dict(), strict=False)
+    return vae.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_it_starts_as_the_stock_decoder(name, blob_mask):
+    vae = fresh(name)
+    latent, condition = given(vae.config, blob_mask)
+    plain = vae.decode(latent)
+    assert plain.std() > 0.01
+    assert torch.equal(vae.decode(latent, **condition), plain)
+    torch.testing.assert_close(lean.decode(vae, latent, **condition), plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", [1, 2**12], ids="stripes of {} values".format)
+@torch.no_grad()
+def test_stripes_are_the_decoder_up_to_rounding(name, size, monkeypatch, blob_mask):
+    monkeypatch.setitem(stripes_module.VALUES, "cpu", size)
+    vae = built(dataclasses.replace(CONFIGS[name], condition=AFFINE))
+    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
+        head.weight.normal_(0, 0.1)
+    latent, condition = given(vae.config, blob_mask)
+    expected = vae.decode(latent, **condition)
+    assert (expected - vae.decode(latent)).abs().max() > 1e-3
+    torch.testing.assert_close(lean.decode(vae, latent, **condition), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_with_nothing_kept_in_reach_nothing_changes(blob_mask):
+    vae = built(dataclasses.replace(CONFIGS["TAESD"], condition=AFFINE))
+    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
+        head.weight.normal_(0, 0.1)
+    latent, condition = given(vae.config, blob_mask, cells=(4, 24), count=1)
+    condition["mask"] = torch.ones_like(condition["mask"])
+    assert torch.equal(vae.decode(latent, **condition), vae.decode(latent))
+    # a network without norms: what is far from the kept pixels is as if there were none
+    condition["mask"][..., :8] = 0
+    change = (vae.decode(latent, **condition) - vae.decode(latent)).abs().amax(dim=(0, 1, 2))
+    assert change[8:12].max() > 1e-3
+    assert change[-32:].max() == 0
+
+
+@torch.no_grad()
+def test_what_is_edited_is_not_seen(blob_mask):
+    vae = built(dataclasses.replace(CONFIGS["KL"], condition=AFFINE))
+    for head in vae.decoder.condition_encoder.shifts:
+        head.weight.normal_(0, 0.1)
+    latent, condition = given(vae.config, blob_mask)
+    other = condition["image"] + condition["mask"]
+    expected = vae.decode(latent, **condition)
+    assert torch.equal(vae.decode(latent, **{**condition, "image": other}), expected)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_files_there_and_back(name, tmp_path):
+    vae = built(dataclasses.replace(CONFIGS[name], condition=AFFINE))
+    asymvq.save(vae, tmp_path / "vae.safetensors")
+    read = asymvq.load(tmp_path / "vae.safetensors")
+    assert read.config == vae.config
+    assert read.config.condition.kind is ConditionKind.AFFINE
+    for key, tensor in vae.state_dict().items():
+        assert torch.equal(read.state_dict()[key], tensor)
+    family = family_of(vae.config)
+    if hasattr(family, "write"):
+        with pytest.raises(ValueError, match="without a condition"):
+            family.write(vae.state_dict(), vae.config, family.LAYOUTS[0] if hasattr(family, "LAYOUTS") else "TAESD")
+
+
+def test_diffusers_cannot_hold_it(tmp_path):
+    config = dataclasses.replace(CONFIGS["KL"], decoder_channels=(16, 32, 32), condition=AFFINE)
+    with pytest.raises(ValueError, match="blends feature maps in, but got one that scales and shifts"):
+        asymvq.save(built(config), tmp_path / "vae", layout="diffusers", latents=asymvq.LatentSpace(1.0))
+
+
+def test_only_what_needs_it_is_written_in_the_newer_format():
+    for condition, version in ((None, 1), (ConditionConfig(), 1), (AFFINE, 2)):
+        vae = built(dataclasses.replace(CONFIGS["KL"], condition=condition))
+        tensors = to_native(vae, vae.config)
+        data = json.loads(bytes(tensors[CONFIG_KEY].tolist()))
+        assert data["format"] == version
+        assert from_native(tensors)[0] == vae.config
+        data["format"] = 3
+        tensors[CONFIG_KEY] = torch.tensor(list(json.dumps(data).encode()), dtype=torch.uint8)
+        with pytest.raises(CheckpointError, match="format version 2 or older, but got 3"):
+            from_native(tensors)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": ConditionKind.AFFINE},
+        {"kind": ConditionKind.AFFINE, "channels": 0},
+        {"kind": ConditionKind.AFFINE, "channels": 8, "sees_mask": True},
+        {"kind": ConditionKind.AFFINE, "channels": 8, "mask_reduction": MaskReduction.ANY},
+        {"channels": 8},
+        {"kind": "affine", "channels": 8},
+    ],
+)
+def test_impossible_conditions_are_refused(values):
+    with pytest.raises(ValueError, match="Expected"):
+        ConditionConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "data", [{"kind": "affine"}, {"kind": "affine", "channels": 8, "sees_mask": True}, {"kind": "x"}]
+)
+def test_unreadable_conditions_are_refused(data):
+    with pytest.raises(ValueError, match="Expected a"):
+        ConditionConfig.from_dict(data)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("preset", ["base", "2x", "1x+2"])
+@torch.no_grad()
+def test_it_grows_along(name, preset, blob_mask):
+    vae = built(dataclasses.replace(CONFIGS[name], condition=AFFINE))
+    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
+        head.weight.normal_(0, 0.1)
+    grown = grow(vae, grown_config(vae.config, preset))
+    latent, condition = given(vae.config, blob_mask)
+    for how in ({}, condition):
+        expected = vae.decode(latent, **how)
+        torch.testing.assert_close(grown.decode(latent, **how), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_blend_can_be_replaced(name, blob_mask):
+    vae = built(dataclasses.replace(CONFIGS[name], condition=ConditionConfig()))
+    grown = grow(vae, vae.config.replaced(condition=AFFINE))
+    latent, condition = given(vae.config, blob_mask)
+    with torch.no_grad():
+        expected = vae.decode(latent)
+        torch.testing.assert_close(grown.decode(latent), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(grown.decode(latent, **condition), expected, atol=1e-4, rtol=0)
