@@ -178,9 +178,11 @@ def check_latent(config: Grid, latent: Tensor) -> None:
             "Video latents (5-D) belong to another kind of VAE; give the frames as a batch."
         )
     if latent.shape[1] != config.latent_channels:
+        packed = latent.shape[1] == 4 * config.latent_channels and getattr(config, "encoder_channels", ()) is None
+        hint = " A decoder alone that lacks the statistics of packed latents needs its VAE too (base_vae)."
         raise ValueError(
-            f"Expected a latent with {config.latent_channels} channels, but got {latent.shape[1]}. "
-            "It was made by another kind of VAE: use the asymmetric decoder that belongs to that VAE."
+            f"Expected a latent with {config.latent_channels} channels, but got {latent.shape[1]}. It was made by "
+            f"another kind of VAE: use the asymmetric decoder that belongs to that VAE.{hint if packed else ''}"
         )
 
 

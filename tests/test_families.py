@@ -15,7 +15,9 @@ from asymvq import lean
 from asymvq import stripes as stripes_module
 from asymvq.autoencoders import FAMILIES, config_from_dict, config_to_dict, family_of, tiny, wan
 from asymvq.autoencoders.codec import LatentCodec, NormalisedLatent, ScaledLatent
-from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.autoencoders.hints import Hints
+from asymvq.checkpoint import Layout, build, from_tensors
+from asymvq.config import AutoencoderConfig, ConditionConfig, LatentSpace, MaskReduction
 from asymvq.walk import ConditionPoint, Run
 
 RELATIVE = 1e-5
@@ -66,7 +68,7 @@ def test_tiny_agrees_with_diffusers():
             num_encoder_blocks=TAE.encoder_blocks, num_decoder_blocks=TAE.decoder_blocks[::-1],
         )
     )  # fmt: skip
-    config, state = tiny.read(model.state_dict(), tiny.recognise(model.state_dict()), name="madebyollin--taesdxl")
+    config, state = tiny.read(model.state_dict(), tiny.recognise(model.state_dict()), Hints("madebyollin--taesdxl"))
     assert config == TAE
     vae = built(config, state)
     for cells in CELLS:
@@ -81,8 +83,6 @@ def test_flux2_agrees_with_diffusers_and_its_pipeline():
     diffusers = pytest.importorskip("diffusers")
     from diffusers.pipelines.flux2.pipeline_flux2 import Flux2Pipeline
 
-    from asymvq.checkpoint.layouts import recognise
-
     torch.manual_seed(0)
     model = shaken(
         diffusers.AutoencoderKLFlux2(
@@ -91,11 +91,11 @@ def test_flux2_agrees_with_diffusers_and_its_pipeline():
             layers_per_block=1, latent_channels=4, norm_num_groups=8,
         )
     )  # fmt: skip
-    network = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("bn.")}
-    _, config, state = recognise(network, norm_groups=8)
-    assert dataclasses.replace(config, latent_channels=16, latent_packing=2) == FLUX2
-    state |= {f"codec.{name}": getattr(model.bn, name) for name in ("running_mean", "running_var")}
-    vae = built(FLUX2, state)
+    checkpoint = from_tensors(model.state_dict(), norm_groups=8)
+    assert checkpoint.layout is Layout.STOCK_DIFFUSERS
+    assert checkpoint.config == FLUX2
+    assert checkpoint.config.latents == LatentSpace(1.0)
+    vae = build(checkpoint)
     mean, deviation = model.bn.running_mean.view(1, -1, 1, 1), (model.bn.running_var + 1e-4).sqrt().view(1, -1, 1, 1)
     for cells in ((8, 8), (10, 6)):
         image = picture(FLUX2, cells)
@@ -211,7 +211,7 @@ def test_files_there_and_back(layout, config, alone):
     tensors, _ = family.write(vae.state_dict(), vae.config, layout)
     assert family.recognise(tensors) == layout
     assert all(other.recognise(tensors) is None for other in (wan, tiny) if other is not family)
-    read, state = family.read(tensors, layout, name="taesdxl_decoder")
+    read, state = family.read(tensors, layout, Hints("taesdxl_decoder"))
     if alone:  # what an encoder would be is no part of the shape
         read = dataclasses.replace(read, encoder_blocks=vae.config.encoder_blocks)
     assert read == vae.config
@@ -263,7 +263,7 @@ def test_relatives_are_refused_by_name(change, message):
 def test_names_tell_the_latents_of_tiny_autoencoders(name, space):
     config = dataclasses.replace(TAEF2 if space == "taef2" else TAE, encoder_channels=None)
     tensors, _ = tiny.write(built(config).state_dict(), config, "TAESD decoder")
-    read, _ = tiny.read(tensors, tiny.recognise(tensors), name=name)
+    read, _ = tiny.read(tensors, tiny.recognise(tensors), Hints(name))
     assert read.latents == tiny.SPACES[space]
     assert (read.latent_scale, read.latent_shift) == (read.latents.scaling_factor, read.latents.shift_factor or 0.0)
 
@@ -271,9 +271,10 @@ def test_names_tell_the_latents_of_tiny_autoencoders(name, space):
 def test_tiny_autoencoders_of_unknown_latents_are_refused():
     encoder, decoder = halves(built(TAE))
     with pytest.raises(ValueError, match="Expected to know which VAE's latents"):
-        tiny.read(decoder, "TAESD decoder", name="model")
-    with pytest.raises(ValueError, match="encoder alone"):
-        tiny.read(encoder, tiny.recognise(encoder), name="taesd_encoder")
+        tiny.read(decoder, "TAESD decoder", Hints("model"))
+    config, state = tiny.read(encoder, tiny.recognise(encoder), Hints("taesd_encoder"))
+    assert not any(name.startswith("decoder.") for name in state)
+    assert (config.encoder_channels, config.latent_scale) == (TAE.encoder_channels, 0.18215)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,8 +1,8 @@
 """Families of autoencoders: one file each, with how its files are recognised and named, its shape as data, its network.
 
 Inside, all families share one set of names, the LDM's (`decoder.up.3.block.0.conv1.weight`, finest level 0), one
-encoder and one decoder; they differ in blocks, widths and codec. A new family is a module with this surface, and a row
-in `FAMILIES`.
+encoder and one decoder; they differ in blocks, widths and codec. A new family is a module with the surface of `Family`,
+a row in `FAMILIES`, and its layouts' names in `layout`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from ..config import Config
+from ..config import Config, LatentSpace
 from ..layers import Ops
 from ..widening import Widening
 from . import kl, tiny, wan
+from .hints import Hints
+from .layout import Layout
 from .parts import Parts
 
 
@@ -37,32 +39,67 @@ class Family(Protocol):
         """Its shape: a frozen dataclass."""
         ...
 
+    @property
+    def LAYOUTS(self) -> tuple[Layout, ...]:
+        """Its ways to name tensors, in files that other programs write."""
+        ...
+
+    @property
+    def EXPORTS(self) -> Mapping[str, Layout]:
+        """Which of them `asymvq.save` writes, by what it calls them: "diffusers", "original"."""
+        ...
+
+    @property
+    def ROOTS(self) -> tuple[str, ...]:
+        """First parts of its names. Where there are such beside a copy, something was torn off it."""
+        ...
+
+    @property
+    def ANCHORS(self) -> tuple[str, ...]:
+        """Each of its whole files has a tensor of one of these names; what stands before it is a wrapper's prefix."""
+        ...
+
+    @property
+    def BARE_ANCHORS(self) -> tuple[str, ...]:
+        """The same for files of one half whose names lack their root."""
+        ...
+
+    @property
+    def VALUES(self) -> tuple[str, ...]:
+        """Names of tensors whose values, single numbers, belong to the shape."""
+        ...
+
     def build(self, config: Any, ops: Ops) -> Parts:
         """Its network, with fresh weights."""
         ...
 
-
-class ForeignFiles(Protocol):
-    """What the module of a family answers besides, whose files other programs write."""
-
-    @property
-    def LAYOUTS(self) -> tuple[str, ...]:
-        """Its ways to name tensors."""
-        ...
-
-    def recognise(self, tensors: Mapping[str, Tensor]) -> str | None:
+    def recognise(self, tensors: Mapping[str, Tensor]) -> Layout | None:
         """Which of the layouts these tensors have, judged by a few names; None: they are another family's."""
         ...
 
-    def read(self, tensors: Mapping[str, Tensor], layout: str, *, name: str = "") -> tuple[Config, dict[str, Tensor]]:
+    def whole_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """One half's tensors with a bare anchor, as `recognise` and `read` take them; None: they are no such half."""
+        ...
+
+    def read(
+        self, tensors: Mapping[str, Tensor], layout: str, hints: Hints | None = None
+    ) -> tuple[Config, dict[str, Tensor]]:
         """Shape, read off the tensors', and the tensors under the model's names. What has no name there keeps its own,
         for the caller to refuse.
 
         Args:
-            name: the file's, for what no tensor tells.
+            tensors: may be on the meta device, but for those of `VALUES`; what comes back are views of them.
 
         Raises:
             ValueError: a member of the family that is not supported, or that cannot be told from another.
+        """
+        ...
+
+    def latents(self, config: Any, layout: Layout, hints: Hints) -> LatentSpace | None:
+        """How pipelines scale the latents of what was read, where anything tells; None: nothing is guessed.
+
+        Raises:
+            ValueError: what stands beside the file fits no latents.
         """
         ...
 
@@ -79,13 +116,29 @@ class ForeignFiles(Protocol):
         """
         ...
 
+    def diffusers_config(self, config: Any) -> dict[str, Any]:
+        """The config.json of the diffusers model with the same function.
 
-FAMILIES: tuple[Family, ...] = (kl, wan, tiny)
-FOREIGN_FILES: tuple[ForeignFiles, ...] = (wan, tiny)
+        Raises:
+            ValueError: there is none.
+        """
+        ...
+
+
+FAMILIES: tuple[Family, ...] = (wan, tiny, kl)
+"""In the order in which they are asked whether a file is theirs: the one with the most common names last."""
 
 
 def family_of(config: Config) -> Family:
     return _family(config.family)
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> tuple[Family, Layout] | None:
+    """Whose tensors these are, and in which layout; None: nobody's."""
+    for family in FAMILIES:
+        if (layout := family.recognise(tensors)) is not None:
+            return family, layout
+    return None
 
 
 def build(config: Config, ops: Ops) -> Parts:

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+from ..config import Config
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def config_of(kind: type[ConfigT], **values: Any) -> ConfigT:
+    """The shape that a file's tensors have.
+
+    Raises:
+        ValueError: no autoencoder has it.
+    """
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{error} The file is damaged, or of another architecture.") from error
 
 
 def conv_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int, int, int]:
@@ -17,7 +34,8 @@ def conv_shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int, int, i
         raise ValueError(f"Expected tensor {name}, but it is missing. The file is incomplete; download it again.")
     shape = tuple(state[name].shape)
     if len(shape) != 4:
-        raise ValueError(f"Expected {name} to be a 2-D convolution, but got shape {shape}.")
+        hint = " Video VAEs of this kind are not supported." if len(shape) == 5 else ""
+        raise ValueError(f"Expected {name} to be a 2-D convolution, but got shape {shape}.{hint}")
     return shape
 
 

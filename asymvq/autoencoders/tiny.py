@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +22,24 @@ from ..config import Config as AnyConfig
 from ..decoder import Decoder
 from ..encoder import Encoder
 from ..layers import Blocks, Ops, Residual, Stage, Upsample
+from ..text import shown
 from ..walk import Run, Step
 from ..widening import Widening
 from .codec import ScaledLatent
+from .hints import Hints
+from .layout import Layout
 from .parts import Parts
-from .shapes import block_counts, conv_shape, level_channels
+from .shapes import block_counts, config_of, conv_shape, level_channels
 
 NAME = "tiny"
 WIDENING = Widening()
-LAYOUTS = ("TAESD", "TAESD encoder", "TAESD decoder", "TAESD diffusers")
-"""Both networks in one file as the host writes them, either alone as published, and diffusers' AutoencoderTiny."""
+LAYOUTS = (
+    Layout.TAESD, Layout.TAESD_MODULE, Layout.TAESD_ENCODER, Layout.TAESD_DECODER, Layout.TAESD_DIFFUSERS,
+)  # fmt: skip
+EXPORTS = {"diffusers": Layout.TAESD_DIFFUSERS, "original": Layout.TAESD}
+ROOTS = ("encoder", "decoder", "taesd_encoder", "taesd_decoder")
+ANCHORS = ("taesd_decoder.1.weight", "decoder.layers.0.weight", "decoder.3.conv.0.weight")
+BARE_ANCHORS = ("3.conv.0.weight", "1.conv.0.weight")
 
 SPACES: dict[str, LatentSpace] = {
     "taesd": LATENT_SPACES["sd"],
@@ -43,11 +52,12 @@ SPACES: dict[str, LatentSpace] = {
 _PACKED_CHANNELS = 32
 """Of FLUX.2's latent before it is packed two by two."""
 _POOL_GROUPS = 4
-_PREFIXES = {
-    "TAESD": ("taesd_encoder.", "taesd_decoder."),
-    "TAESD encoder": ("", None),
-    "TAESD decoder": (None, ""),
-    "TAESD diffusers": ("encoder.layers.", "decoder.layers."),
+_PREFIXES: dict[str, tuple[str | None, str | None]] = {
+    Layout.TAESD: ("taesd_encoder.", "taesd_decoder."),
+    Layout.TAESD_MODULE: ("encoder.", "decoder."),
+    Layout.TAESD_ENCODER: ("", None),
+    Layout.TAESD_DECODER: (None, ""),
+    Layout.TAESD_DIFFUSERS: ("encoder.layers.", "decoder.layers."),
 }
 _BLOCK = (
     ("conv1", "conv.0"),
@@ -58,7 +68,7 @@ _BLOCK = (
     ("pool.1", "pool.1"),
     ("pool.3", "pool.3"),
 )
-_SCALE, _SHIFT = "vae_scale", "vae_shift"
+_SCALE, _SHIFT = VALUES = ("vae_scale", "vae_shift")
 
 
 @dataclass(frozen=True)
@@ -204,41 +214,40 @@ def build(config: Config, ops: Ops) -> Parts:
     return Parts(encoder, TinyDecoder(config, blocks, ops), None, None, codec)
 
 
-def recognise(tensors: Mapping[str, Tensor]) -> str | None:
+def recognise(tensors: Mapping[str, Tensor]) -> Layout | None:
     """The layout of these names, or None."""
     if "taesd_decoder.1.weight" in tensors:
-        return "TAESD"
+        return Layout.TAESD
     if "decoder.layers.0.weight" in tensors and "decoder.layers.2.conv.0.weight" in tensors:
-        return "TAESD diffusers"
+        return Layout.TAESD_DIFFUSERS
+    if "decoder.1.weight" in tensors and "decoder.3.conv.0.weight" in tensors:
+        return Layout.TAESD_MODULE
     if "1.weight" in tensors and "3.conv.0.weight" in tensors:
-        return "TAESD decoder"
+        return Layout.TAESD_DECODER
     if "0.weight" in tensors and "1.conv.0.weight" in tensors:
-        return "TAESD encoder"
+        return Layout.TAESD_ENCODER
     return None
+
+
+def whole_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """As they are: bare numbers are how either half is published."""
+    return dict(tensors) if recognise(tensors) in (Layout.TAESD_DECODER, Layout.TAESD_ENCODER) else None
 
 
 def together(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The two published files of one autoencoder as one, of layout "TAESD"."""
-    parts = zip(_PREFIXES["TAESD"], (encoder, decoder), strict=True)
+    parts = zip(_PREFIXES[Layout.TAESD], (encoder, decoder), strict=True)
     return {f"{prefix}{key}": tensor for prefix, part in parts for key, tensor in part.items()}
 
 
-def read(tensors: Mapping[str, Tensor], layout: str, *, name: str = "") -> tuple[Config, dict[str, Tensor]]:
-    """Shape, and the tensors under the model's names.
-
-    Args:
-        name: the file's: it tells which VAE's latents these are, where the file holds no scale.
+def read(tensors: Mapping[str, Tensor], layout: str, hints: Hints | None = None) -> tuple[Config, dict[str, Tensor]]:
+    """Shape, and the tensors under the model's names. An encoder alone has the shape of one with a decoder like it.
 
     Raises:
-        ValueError: an encoder alone, or latents of an unknown scale.
+        ValueError: latents of an unknown scale.
     """
-    if layout == "TAESD encoder":
-        raise ValueError(
-            "Expected a tiny autoencoder with a decoder, but got its encoder alone. Choose the decoder's file, and "
-            "give this one as the VAE to take the encoder from."
-        )
     rest = dict(tensors)
-    scale, shift = rest.pop(_SCALE, None), rest.pop(_SHIFT, None)
+    scale, shift = (_number(name, rest.pop(name)) if name in rest else None for name in VALUES)
     modules = {
         file: own
         for part, prefix in zip(("encoder", "decoder"), _PREFIXES[layout], strict=True)
@@ -249,13 +258,60 @@ def read(tensors: Mapping[str, Tensor], layout: str, *, name: str = "") -> tuple
     for key, tensor in rest.items():
         module, _, parameter = key.rpartition(".")
         own = modules.get(module)
-        state[key if own is None else f"{own}.{parameter}"] = tensor
-    channels = conv_shape(state, "decoder.conv_in.weight")[1]
-    if scale is None or shift is None:
-        space = _space_of(name, channels)
-    else:
-        space = LatentSpace(round(float(scale), 6), round(float(shift), 6))
-    return _config(state, channels, space), state
+        name = key if own is None else f"{own}.{parameter}"
+        if name in state:
+            raise ValueError(f"Expected one tensor for {shown(name)}, but got several, {shown(key)} among them.")
+        state[name] = tensor
+    alone = layout == Layout.TAESD_ENCODER
+    channels = conv_shape(state, "encoder.conv_out.weight")[0] if alone else conv_shape(state, _FIRST)[1]
+    space = _space_of(hints or Hints(), channels) if scale is None else LatentSpace(scale, shift)
+    return _config(state, channels, space, alone), state
+
+
+_FIRST = "decoder.conv_in.weight"
+
+
+def latents(config: Config, layout: Layout, hints: Hints) -> LatentSpace | None:
+    """Those that it was made for: the file tells, or is not read."""
+    return config.latents
+
+
+def diffusers_config(config: Config) -> dict[str, Any]:
+    """The config.json of the diffusers model with the same function.
+
+    Its scale is 1: AutoencoderTiny's latents are scaled ones, as the sampler has them.
+
+    Raises:
+        ValueError: there is none.
+    """
+    _check_writable(config, Layout.TAESD_DIFFUSERS)
+    if config.encoder_channels is None:
+        raise ValueError(
+            "Expected a tiny autoencoder as diffusers has them, with an encoder, but got a decoder alone. Give its VAE "
+            'too, or save with layout "native".'
+        )
+    if len({*config.encoder_channels, *config.decoder_channels}) != 1:
+        raise ValueError(
+            "Expected a tiny autoencoder as diffusers has them, of one width, but got "
+            f'{config.encoder_channels} and {config.decoder_channels}. Save with layout "native" instead.'
+        )
+    return {
+        "_class_name": "AutoencoderTiny",
+        "act_fn": "relu",
+        "in_channels": config.image_channels,
+        "out_channels": config.image_channels,
+        "latent_channels": config.network_latent_channels,
+        "encoder_block_out_channels": list(config.encoder_channels),
+        "decoder_block_out_channels": list(config.decoder_channels),
+        "num_encoder_blocks": list(config.encoder_blocks),
+        "num_decoder_blocks": list(reversed(config.decoder_blocks)),
+        "upsampling_scaling_factor": 2,
+        "latent_magnitude": 3,
+        "latent_shift": 0.5,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+        "force_upcast": False,
+    }
 
 
 def write(
@@ -266,16 +322,7 @@ def write(
     Raises:
         ValueError: a condition, or blocks that diffusers does not have.
     """
-    if config.condition is not None:
-        raise ValueError(
-            f'Expected a model without a condition for layout "{layout}", but this one has one, which other loaders '
-            'cannot use. Save with layout "native" instead.'
-        )
-    if layout == "TAESD diffusers" and config.pooled:
-        raise ValueError(
-            "Expected a tiny autoencoder as diffusers has them, but this one (TAEF2's kind) sees the whole picture's "
-            'statistics. Save with layout "TAESD" instead.'
-        )
+    _check_writable(config, layout)
     names: dict[str, str] = {}
     for part, prefix in zip(("encoder", "decoder"), _PREFIXES[layout], strict=True):
         if prefix is not None:
@@ -287,10 +334,23 @@ def write(
         if module in names:
             tensors[f"{names[module]}.{parameter}"] = tensor
     metadata: dict[str, str] = {}
-    if layout == "TAESD":
+    if layout == Layout.TAESD:
         tensors[_SCALE], tensors[_SHIFT] = torch.tensor(config.latent_scale), torch.tensor(config.latent_shift)
         metadata["tae_latent_channels"] = str(config.latent_channels)
     return tensors, metadata
+
+
+def _check_writable(config: Config, layout: str) -> None:
+    if config.condition is not None:
+        raise ValueError(
+            f'Expected a model without a condition for layout "{layout}", but this one has one, which other loaders '
+            'cannot use. Save with layout "native" instead.'
+        )
+    if layout == Layout.TAESD_DIFFUSERS and config.pooled:
+        raise ValueError(
+            "Expected a tiny autoencoder as diffusers has them, but this one (TAEF2's kind) sees the whole picture's "
+            'statistics. Save with layout "original" instead.'
+        )
 
 
 def _rows(part: str, counts: tuple[int, ...], prefix: str, layout: str) -> Iterator[tuple[str, str]]:
@@ -307,7 +367,7 @@ def _rows(part: str, counts: tuple[int, ...], prefix: str, layout: str) -> Itera
             last = level == len(counts) - 1
             yield ("encoder.conv_out" if last else f"encoder.down.{level}.downsample.conv"), f"{prefix}{index}"
         return
-    index = 0 if layout == "TAESD diffusers" else 1  # after the clamp, a layer where it is one
+    index = 0 if layout == Layout.TAESD_DIFFUSERS else 1  # after the clamp, a layer where it is one
     yield "decoder.conv_in", f"{prefix}{index}"
     index += 1  # the activation
     for level, count in reversed(levels):
@@ -325,7 +385,7 @@ def _block(own: str, file: str) -> Iterator[tuple[str, str]]:
 
 def _counts(tensors: Mapping[str, Tensor], prefix: str, part: str) -> tuple[int, ...]:
     """Blocks of each level, fine to coarse: how many stand in a row."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.conv\.0\.weight")
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,4})\.conv\.0\.weight")
     counts: list[int] = []
     previous = -2
     for index in sorted(int(match[1]) for key in tensors if (match := pattern.fullmatch(key))):
@@ -337,34 +397,48 @@ def _counts(tensors: Mapping[str, Tensor], prefix: str, part: str) -> tuple[int,
     return tuple(counts if part == "encoder" else reversed(counts))
 
 
-def _space_of(name: str, channels: int) -> LatentSpace:
+def _number(name: str, tensor: Tensor) -> float:
+    if tensor.numel() != 1 or tensor.is_meta or not tensor.is_floating_point():
+        raise ValueError(f"Expected one number in {name}, but got {tuple(tensor.shape)}. The file is damaged.")
+    return round(float(tensor), 6)
+
+
+def _space_of(hints: Hints, channels: int) -> LatentSpace:
     if channels == _PACKED_CHANNELS:
         return SPACES["taef2"]
-    words = re.findall(r"[a-z0-9]+", name.lower())
-    for space in SPACES:
-        if space in words:
-            return SPACES[space]
+    if hints.said is not None:
+        return hints.said
+    for part in reversed(hints.name.lower().split("/")):
+        for word in re.findall(r"[a-z0-9]+", part):
+            if word in SPACES:
+                return SPACES[word]
     raise ValueError(
         "Expected to know which VAE's latents this tiny autoencoder is for, but neither the file nor its name tells "
-        f"({name or 'no name'}, {channels} latent channels). Give it its published name: "
+        f"({shown(hints.name, 40) or 'no name'}, {channels} latent channels). Give it its published name: "
         f"{', '.join(f'{space}_decoder' for space in SPACES)}."
     )
 
 
-def _config(state: Mapping[str, Tensor], channels: int, space: LatentSpace) -> Config:
+def _config(state: Mapping[str, Tensor], channels: int, space: LatentSpace, encoder_alone: bool) -> Config:
     has_encoder = any(key.startswith("encoder.") for key in state)
     packing = 2 if channels == _PACKED_CHANNELS else 1
-    blocks = block_counts(state, "decoder.up")
-    return Config(
+    levels = "encoder.down" if encoder_alone else "decoder.up"
+    blocks, widths = block_counts(state, levels), level_channels(state, levels)
+    image = conv_shape(state, "encoder.conv_in.weight")[1] if encoder_alone else conv_shape(state, _LAST)[0]
+    return config_of(
+        Config,
         latent_channels=channels * packing**2,
-        decoder_channels=level_channels(state, "decoder.up"),
+        decoder_channels=widths,
         decoder_blocks=blocks,
         encoder_channels=level_channels(state, "encoder.down") if has_encoder else None,
-        encoder_blocks=block_counts(state, "encoder.down") if has_encoder else Config.encoder_blocks[-len(blocks) :],
-        image_channels=conv_shape(state, "decoder.conv_out.weight")[0],
+        encoder_blocks=block_counts(state, "encoder.down") if has_encoder else blocks,
+        image_channels=image,
         pooled=any(".pool." in key for key in state),
         latent_packing=packing,
         latents=space,
         latent_scale=space.scaling_factor,
         latent_shift=space.shift_factor or 0.0,
     )
+
+
+_LAST = "decoder.conv_out.weight"

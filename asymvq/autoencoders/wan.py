@@ -13,31 +13,48 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import MAX_BLOCKS, ConditionConfig, LatentSpace
+from ..config import MAX_BLOCKS, MAX_LEVELS, ConditionConfig, LatentSpace
 from ..config import Config as AnyConfig
 from ..decoder import Decoder
 from ..encoder import Encoder
 from ..layers import Blocks, Downsample, FusedAttention, Ops, ResidualBlock, RMSNorm, Upsample
+from ..text import shown
 from ..widening import Widening
 from .codec import LatentCodec
+from .hints import Hints
+from .layout import Layout
 from .parts import Parts, quantisation
-from .shapes import block_counts, conv_shape, level_channels
+from .shapes import block_counts, config_of, conv_shape, level_channels
 
 log = logging.getLogger(__name__)
 
 NAME = "wan"
 WIDENING = Widening(keeps_length=True)
-LAYOUTS = ("Wan", "Wan diffusers")
-"""As Wan-Video/Wan2.1 names tensors, and as diffusers does (AutoencoderKLWan, AutoencoderKLQwenImage)."""
+LAYOUTS = (Layout.WAN, Layout.WAN_DIFFUSERS)
+EXPORTS = {"diffusers": Layout.WAN_DIFFUSERS, "original": Layout.WAN}
+ROOTS = ("encoder", "decoder", "conv1", "conv2", "quant_conv", "post_quant_conv")
+ANCHORS = ("decoder.middle.0.residual.0.gamma", "decoder.mid_block.resnets.0.norm1.gamma")
+"""A layout's each."""
+BARE_ANCHORS = ()
+VALUES = ()
 
-_MARKS = {
-    "Wan": "decoder.middle.0.residual.0.gamma",
-    "Wan diffusers": "decoder.mid_block.resnets.0.norm1.gamma",
-}
+LATENTS = LatentSpace(
+    1.0,
+    latents_mean=(
+        -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+        0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+    ),
+    latents_std=(
+        2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+        3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+    ),
+)  # fmt: skip
+"""Of all published members; diffusers' config.json holds them, and no tensor does."""
 _OTHER_MEMBERS = ("decoder.upsamples.0.upsamples.", "decoder.up_blocks.0.upsampler.")
 """Of Wan 2.2 and Qwen-Image 2.1, whose levels are nested."""
 
@@ -120,12 +137,17 @@ def build(config: Config, ops: Ops) -> Parts:
     return Parts(encoder, Decoder(config, blocks, ops), *quantisation(config, ops), LatentCodec())
 
 
-def recognise(tensors: Mapping[str, Tensor]) -> str | None:
+def recognise(tensors: Mapping[str, Tensor]) -> Layout | None:
     """The layout of these names, or None."""
-    return next((layout for layout, mark in _MARKS.items() if mark in tensors), None)
+    return next((layout for layout, mark in zip(LAYOUTS, ANCHORS, strict=True) if mark in tensors), None)
 
 
-def read(tensors: Mapping[str, Tensor], layout: str, *, name: str = "") -> tuple[Config, dict[str, Tensor]]:
+def whole_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """None: nobody writes a decoder alone without its root."""
+    return None
+
+
+def read(tensors: Mapping[str, Tensor], layout: str, hints: Hints | None = None) -> tuple[Config, dict[str, Tensor]]:
     """Shape, and the tensors under the model's names, kernels reduced to what one frame meets.
 
     Raises:
@@ -145,10 +167,62 @@ def read(tensors: Mapping[str, Tensor], layout: str, *, name: str = "") -> tuple
             continue
         module, _, parameter = key.rpartition(".")
         own = modules.get(module)
-        state[key if own is None else f"{own}.{parameter}"] = tensor if own is None else _one_frame(tensor, parameter)
+        name = key if own is None else f"{own}.{parameter}"
+        if name in state:
+            raise ValueError(f"Expected one tensor for {shown(name)}, but got several, {shown(key)} among them.")
+        state[name] = tensor if own is None else _one_frame(tensor, parameter)
     if left_out:
         log.debug("left out %d tensors that one frame does not meet, e.g. %s", len(left_out), left_out[0])
     return _config(state, _temporal(left_out, modules)), state
+
+
+def latents(config: Config, layout: Layout, hints: Hints) -> LatentSpace | None:
+    """What diffusers' config.json says, else what all published members have.
+
+    Raises:
+        ValueError: the file says what no latents of this family are.
+    """
+    statistics = {name: hints.config[name] for name in ("latents_mean", "latents_std") if name in hints.config}
+    if statistics:
+        return LatentSpace.from_dict({"scaling_factor": LATENTS.scaling_factor, **statistics})
+    return hints.said or (LATENTS if config.latent_channels == len(LATENTS.latents_mean or ()) else None)
+
+
+def diffusers_config(config: Config) -> dict[str, Any]:
+    """The config.json of the diffusers model with the same function: AutoencoderKLWan's, also for Qwen-Image.
+
+    Raises:
+        ValueError: there is none.
+    """
+    encoder, decoder = config.encoder_channels, config.decoder_channels
+    if config.condition is not None or encoder is None or not (config.quant_conv and config.post_quant_conv):
+        raise _not_in_diffusers("an encoder, both quantisation convolutions and no condition", "another")
+    multiples = [c / encoder[0] for c in encoder]
+    if any(c != decoder[0] * m for c, m in zip(decoder, multiples, strict=True)) or any(m % 1 for m in multiples):
+        raise _not_in_diffusers("widths of one row of whole multiples", f"{encoder} and {decoder}")
+    if config.decoder_blocks != config.encoder_blocks + 1:
+        raise _not_in_diffusers(
+            "one block a level more in the decoder", f"{config.encoder_blocks} and {config.decoder_blocks}"
+        )
+    known = {} if config.latents is None else config.latents.to_dict()
+    return {
+        "_class_name": "AutoencoderKLWan",
+        "base_dim": encoder[0],
+        "decoder_base_dim": None if decoder[0] == encoder[0] else decoder[0],
+        "z_dim": config.latent_channels,
+        "dim_mult": [int(m) for m in multiples],
+        "num_res_blocks": config.encoder_blocks,
+        "attn_scales": [],
+        "temperal_downsample": list(config.temporal),
+        "dropout": 0.0,
+        "in_channels": config.image_channels,
+        "out_channels": config.image_channels,
+        **{name: known[name] for name in ("latents_mean", "latents_std") if name in known},
+    }
+
+
+def _not_in_diffusers(expected: str, got: str) -> ValueError:
+    return ValueError(f'Expected a model as diffusers has it, with {expected}, but got {got}. Save with "native".')
 
 
 def write(
@@ -183,6 +257,11 @@ def write(
             tensors[f"{prefix}bias"] = like.new_zeros(out_channels)
     if base is not None:
         _take_taps(tensors, base)
+    else:
+        log.warning(
+            "Wrote zeros for what joins frames in time: pictures decode as before, videos do not. Give the file that "
+            "the model came from as its base to keep that."
+        )
     return tensors, {"asymvq.temporal_taps": "zeros" if base is None else "base"}
 
 
@@ -240,23 +319,27 @@ def _inside(names: tuple[str, str, str], leaves: Collection[tuple[str, str, str]
 
 def _sizes(tensors: Mapping[str, Tensor], layout: str) -> tuple[int, int, int]:
     """Levels, blocks of an encoder's level, blocks of a decoder's level."""
-    down = "encoder.downsamples" if layout == "Wan" else "encoder.down_blocks"
-    encoder_blocks = _before_sampler(tensors, down)
-    if layout == "Wan":
-        samplers = _numbers(tensors, r"decoder\.upsamples\.(\d+)\.resample\.1\.weight")
-        return 1 + len(samplers), encoder_blocks, _before_sampler(tensors, "decoder.upsamples")
-    levels = len(_numbers(tensors, r"decoder\.up_blocks\.(\d+)\.resnets\.0\.conv1\.weight"))
-    return levels, encoder_blocks, len(_numbers(tensors, r"decoder\.up_blocks\.0\.resnets\.(\d+)\.conv1\.weight"))
+    if layout == Layout.WAN:
+        encoder_blocks = _before_sampler(tensors, "encoder.downsamples")
+        decoder_blocks = _before_sampler(tensors, "decoder.upsamples")
+        levels = 1 + len(_numbers(tensors, r"decoder\.upsamples\.(\d{1,4})\.resample\.1\.weight"))
+    else:
+        encoder_blocks = _before_sampler(tensors, "encoder.down_blocks")
+        decoder_blocks = len(_numbers(tensors, r"decoder\.up_blocks\.0\.resnets\.(\d{1,4})\.conv1\.weight"))
+        levels = len(_numbers(tensors, r"decoder\.up_blocks\.(\d{1,4})\.resnets\.0\.conv1\.weight"))
+    if levels > MAX_LEVELS or max(encoder_blocks, decoder_blocks) > MAX_BLOCKS:
+        raise ValueError(
+            f"Expected up to {MAX_LEVELS} levels of up to {MAX_BLOCKS} blocks, but got {levels} of {encoder_blocks} in "
+            f"the encoder and {decoder_blocks} in the decoder. The file is damaged, or of another architecture."
+        )
+    return levels, encoder_blocks, decoder_blocks
 
 
 def _before_sampler(tensors: Mapping[str, Tensor], part: str) -> int:
     """Blocks before the first change of resolution, of parts that are numbered through."""
-    samplers = _numbers(tensors, re.escape(part) + r"\.(\d+)\.resample\.1\.weight")
-    return (
-        min(samplers)
-        if samplers
-        else len(_numbers(tensors, re.escape(part) + r"\.(\d+)\.(?:residual\.2|conv1)\.weight"))
-    )
+    samplers = _numbers(tensors, re.escape(part) + r"\.(\d{1,4})\.resample\.1\.weight")
+    blocks = _numbers(tensors, re.escape(part) + r"\.(\d{1,4})\.(?:residual\.2|conv1)\.weight")
+    return min(samplers) if samplers else len(blocks)
 
 
 def _numbers(tensors: Mapping[str, Tensor], pattern: str) -> set[int]:
@@ -265,8 +348,8 @@ def _numbers(tensors: Mapping[str, Tensor], pattern: str) -> set[int]:
 
 def _one_frame(tensor: Tensor, parameter: str) -> Tensor:
     if parameter == "gamma":
-        return tensor.flatten()
-    return tensor[:, :, -1].clone() if tensor.ndim == 5 else tensor
+        return tensor.squeeze(tuple(range(1, tensor.ndim)))
+    return tensor[:, :, -1] if tensor.ndim == 5 and tensor.shape[2] else tensor
 
 
 def _all_taps(tensor: Tensor, module: str, parameter: str) -> Tensor:
@@ -330,7 +413,8 @@ def _config(state: Mapping[str, Tensor], temporal: set[int]) -> Config:
             f"{image_channels}: upscaling decoders are not supported. Choose the VAE itself."
         )
     joints = range(len(channels) - 1)
-    return Config(
+    return config_of(
+        Config,
         latent_channels=conv_shape(state, "decoder.conv_in.weight")[1],
         decoder_channels=channels,
         decoder_blocks=block_counts(state, "decoder.up")[0],

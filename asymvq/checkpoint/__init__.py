@@ -1,14 +1,14 @@
 """Checkpoints: recognised by their keys, sized from their shapes, read without running anything, written atomically.
 
 `unpickle` reads torch's pickles, `folders` knows which files make a model, `locate` where in them the autoencoder is,
-`layouts` how its tensors are named, `foreign` what else a file may be; `native` is the project's own format, `reading`
-and `writing` put them together.
+`layouts` which family's it is (how each names its tensors stands in `asymvq.autoencoders`), `foreign` what else a file
+may be; `native` is the project's own format, `reading` and `writing` put them together.
 """
 
 from .errors import CheckpointError
 from .layouts import Layout
 from .native import native_metadata, to_native
-from .reading import Checkpoint, build, from_tensors, load, read, read_tensors, with_encoder
+from .reading import Checkpoint, build, from_tensors, load, read, read_tensors, read_with_base, with_encoder
 from .writing import save, with_latents
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "native_metadata",
     "read",
     "read_tensors",
+    "read_with_base",
     "save",
     "to_native",
     "with_encoder",

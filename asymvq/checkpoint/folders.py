@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import LATENT_SPACES, LatentSpace
 from .errors import CheckpointError, shown
 from .source import read_json
 
@@ -32,14 +31,6 @@ class Place:
     """The config.json that belongs to them."""
     index: Mapping[str, Any] | None = None
     """File names by tensors, where an index says so."""
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What no tensor tells. Nothing else of a config.json is trusted."""
-
-    norm_groups: int | None = None
-    latents: LatentSpace | None = None
 
 
 def find(path: Path) -> Place:
@@ -130,40 +121,19 @@ def _all_shards(path: Path, match: re.Match[str]) -> Place:
     return Place(tuple(path.with_name(name) for name in names), _config_of(path))
 
 
-def read_beside(config: Path | None) -> Beside:
-    """What a config.json says that no tensor does.
+def read_config(config: Path | None) -> dict[str, Any]:
+    """What a config.json says; nothing where there is none. No value of it is checked here.
 
     Raises:
-        CheckpointError: no JSON, or values that fit no autoencoder.
+        CheckpointError: no JSON.
         OSError: it cannot be read.
     """
     if config is None:
-        return Beside()
+        return {}
     try:
-        data = read_json(config)
-        groups, activation = data.get("norm_num_groups"), data.get("act_fn", "silu")
-        if activation not in ("silu", "swish"):
-            raise CheckpointError(
-                f"Expected act_fn silu in {config.name}, but got {shown(repr(activation))}: another architecture."
-            )
-        if groups is not None and (type(groups) is not int or groups < 1):
-            raise CheckpointError(
-                f"Expected norm_num_groups ≥ 1 in {config.name}, but got {shown(repr(groups))}. Download it again."
-            )
-        return Beside(groups, _latents(data))
-    except CheckpointError:
-        raise
+        return read_json(config)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"Expected a diffusers config in {config.name} beside it, but got: {shown(error, 200).rstrip('.')}. "
             "Download it again, or remove it."
         ) from error
-
-
-def _latents(data: Mapping[str, Any]) -> LatentSpace | None:
-    if data.get("scaling_factor") is not None:
-        return LatentSpace.from_dict(data)
-    if data.get("_class_name") in ("AutoencoderKL", "AsymmetricAutoencoderKL"):
-        # what diffusers takes then: configs older than the field belong to Stable Diffusion 1 and 2
-        return LatentSpace.from_dict({**data, "scaling_factor": LATENT_SPACES["sd"].scaling_factor})
-    return None

@@ -17,12 +17,6 @@ _QUANTISED = re.compile(
 
 _AUTOENCODERS = (
     # Name, and a tensor that only it has. The first that fits is said.
-    ("the VAE of FLUX.2", r"(^|\.)bn\.(running_mean|running_var|num_batches_tracked)$"),
-    ("the video VAE of Wan 2.2", r"(^|\.)decoder\.upsamples\.\d+\.upsamples\."),
-    (
-        "the VAE of Wan 2.1 or Qwen-Image",
-        r"(^|\.)(en|de)coder\.(middle\.0\.residual\.0|mid_block\.resnets\.0\.norm1)\.gamma$",
-    ),
     ("a stage of Stable Cascade", r"(^|\.)(vquantizer\.|backbone\.1\.0\.block\.|blocks\.\d+\.num_batches_tracked$)"),
     ("a VQ model, whose latents are the entries of a codebook", r"(^|\.)(quantize|quantizer|codebook)\.(?!conv)"),
     ("the VAE of CogVideoX", r"(^|\.)(en|de)coder\.\w+\.resnets\.0\.norm1\.norm_layer\."),
@@ -38,10 +32,6 @@ _AUTOENCODERS = (
     ("an audio VAE", r"(^|\.)(vocoder\.|decoder\.layers\.\d+\.layers\.\d+\.(beta|alpha)$)"),
     ("the sign of a model without a VAE, which works on pixels", r"(^|\.)pixel_space_vae$"),
     ("a consistency decoder", r"(^|\.)decoder_unet\."),
-    (
-        "a TAESD, the tiny VAE for previews",
-        r"^((tae\w*_)?(en|de)coder\.(layers\.)?)?\d+\.(weight|bias|conv\.\d\.(weight|bias))$",
-    ),
 )
 
 _OTHERS = (

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..autoencoders import FAMILIES
 from .errors import CheckpointError, shown
 from .foreign import what_else
 from .native import PREFIX
@@ -21,10 +22,12 @@ log = logging.getLogger(__name__)
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 """What torch's own wrappers (parallel, compiled) put between names, anywhere."""
-_ANCHORS = (f"{PREFIX}config", f"{PREFIX}decoder.conv_in.weight", "decoder.conv_in.weight")
-_BARE_ANCHOR = "conv_in.weight"
+_NATIVE_ANCHORS = (f"{PREFIX}config", f"{PREFIX}decoder.conv_in.weight")
+_ANCHORS = tuple(dict.fromkeys((*_NATIVE_ANCHORS, *(anchor for family in FAMILIES for anchor in family.ANCHORS))))
 _AVERAGED = re.compile(r"(?<!non)(?:^|[._])(?:ema|ewma|averaged?|avg|swa)(?=[._\d]|$)")
-_OF_AN_AUTOENCODER = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|bn|quantize|latents?_(mean|std))(\.|$)")
+_OTHER_ROOTS = r"quantize|latents?_(?:mean|std)"
+"""Of autoencoders that are not supported: what may tell one of them."""
+_ENCODER = re.compile(r"(\w+_)?encoder\.")
 _MAX_COPIES, _LONGEST_PREFIX = 16, 500
 
 
@@ -35,7 +38,9 @@ class Found:
     prefix: str
     """What stands before its names, with the last dot; ends in "asymvq." for our own format."""
     tensors: dict[str, Tensor]
-    """Under its prefix, without it; bare names of a decoder alone get their "decoder."."""
+    """Under its prefix, without it; bare names of one half as its family reads them."""
+    anchor: str
+    """The tensor that told."""
     outside: tuple[str, ...]
     """The names of everything else."""
 
@@ -52,16 +57,23 @@ def find_autoencoder(tensors: Mapping[str, Tensor]) -> Found:
         CheckpointError: there is none, or there are several and nothing says which is meant.
     """
     tensors = _without_wrappers(tensors)
-    prefixes = {name[: len(name) - len(anchor)] for anchor in _ANCHORS for name in tensors if _ends_with(name, anchor)}
-    prefixes = {f"{p}{PREFIX}" if f"{p}{_ANCHORS[0]}" in tensors else p for p in prefixes}
-    if not prefixes:
-        return _bare_decoder(tensors)
-    _refuse_long(prefixes)
-    if len(prefixes) > _MAX_COPIES:
-        raise CheckpointError(f"Expected one autoencoder, but got {len(prefixes)}. Save the one that you mean alone.")
-    copies: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in prefixes}
+    anchors = {
+        name.removesuffix(anchor): anchor
+        for anchor in reversed(_ANCHORS)
+        for name in tensors
+        if _ends_with(name, anchor)
+    }
+    for prefix in [prefix for prefix in anchors if f"{prefix}{_NATIVE_ANCHORS[0]}" in tensors]:
+        del anchors[prefix]
+        anchors[f"{prefix}{PREFIX}"] = _NATIVE_ANCHORS[0]
+    if not anchors:
+        return _one_half(tensors)
+    _refuse_long(anchors)
+    if len(anchors) > _MAX_COPIES:
+        raise CheckpointError(f"Expected one autoencoder, but got {len(anchors)}. Save the one that you mean alone.")
+    copies: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in anchors}
     outside: list[str] = []
-    longest_first = sorted(prefixes, key=len, reverse=True)
+    longest_first = sorted(anchors, key=len, reverse=True)
     for name, tensor in tensors.items():
         prefix = next((prefix for prefix in longest_first if name.startswith(prefix)), None)
         if prefix is None:
@@ -69,8 +81,7 @@ def find_autoencoder(tensors: Mapping[str, Tensor]) -> Found:
         else:
             copies[prefix][name.removeprefix(prefix)] = tensor
     prefix = _choose(copies)
-    _refuse_torn(prefix, outside)
-    return Found(prefix, copies[prefix], tuple(outside))
+    return Found(prefix, copies[prefix], anchors[prefix], tuple(outside))
 
 
 def _refuse_long(prefixes: Collection[str]) -> None:
@@ -92,27 +103,26 @@ def _ends_with(name: str, anchor: str) -> bool:
     return name.endswith(anchor) and (len(name) == len(anchor) or name[-len(anchor) - 1] == ".")
 
 
-def _bare_decoder(tensors: Mapping[str, Tensor]) -> Found:
-    """A decoder alone whose names lack "decoder."; what has levels down, too, is no decoder."""
-    prefixes = [name.removesuffix(_BARE_ANCHOR) for name in tensors if _ends_with(name, _BARE_ANCHOR)]
-    _refuse_long(prefixes)
-    for prefix in prefixes[:_MAX_COPIES]:
-        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        parts = {name.partition(".")[0] for name in inside}
-        if parts & {"up", "up_blocks"} and parts & {"mid", "mid_block"} and not parts & {"down", "down_blocks"}:
-            named = {n if n.startswith("post_quant_conv.") else f"decoder.{n}": t for n, t in inside.items()}
-            outside = [name for name in tensors if not name.startswith(prefix)]
-            _refuse_torn(prefix, outside)
-            return Found(prefix, named, tuple(outside))
+def _one_half(tensors: Mapping[str, Tensor]) -> Found:
+    """A decoder alone, or an encoder, whose names lack their root."""
+    for family in FAMILIES:
+        for anchor in family.BARE_ANCHORS:
+            prefixes = [name.removesuffix(anchor) for name in tensors if _ends_with(name, anchor)]
+            _refuse_long(prefixes)
+            for prefix in prefixes[:_MAX_COPIES]:
+                inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+                if (named := family.whole_names(inside)) is not None:
+                    outside = tuple(name for name in tensors if not name.startswith(prefix))
+                    return Found(prefix, named, anchor, outside)
     raise CheckpointError(
         f"Expected an autoencoder with a decoder (decoder.conv_in.weight), but got {what_else(tensors)}. Choose a VAE "
-        "file: asymmetric (paper, diffusers, ASUKA, or saved by asymvq) or stock (SD, SDXL, SD3, FLUX)."
+        "file: asymmetric, or stock, of one of the families that the documentation names."
     )
 
 
 def _choose(copies: Mapping[str, Mapping[str, Tensor]]) -> str:
     def rank(prefix: str) -> tuple[bool, bool]:
-        return any(name.startswith("encoder.") for name in copies[prefix]), bool(_AVERAGED.search(prefix))
+        return any(map(_ENCODER.match, copies[prefix])), bool(_AVERAGED.search(prefix))
 
     best, *others = sorted(copies, key=rank, reverse=True)
     if others and rank(others[0]) == rank(best):
@@ -125,13 +135,18 @@ def _choose(copies: Mapping[str, Mapping[str, Tensor]]) -> str:
     return best
 
 
-def _refuse_torn(prefix: str, outside: list[str]) -> None:
-    """Half of an autoencoder beside the prefix would be dropped without a word."""
+def refuse_torn(prefix: str, outside: Collection[str], roots: Collection[str]) -> None:
+    """Half of an autoencoder beside the prefix would be dropped without a word.
+
+    Raises:
+        CheckpointError: names outside that start with one of `roots`.
+    """
     parts = prefix.split(".")[:-1]
     ancestors = [".".join([*parts[:depth], ""]) for depth in range(len(parts) - 1, -1, -1)]
+    torn = re.compile(rf"(?:{'|'.join(map(re.escape, roots))}|{_OTHER_ROOTS})(?:\.|$)")
     for name in outside:
         ancestor = next(ancestor for ancestor in ancestors if name.startswith(ancestor))
-        if _OF_AN_AUTOENCODER.match(name, len(ancestor)):
+        if torn.match(name, len(ancestor)):
             raise CheckpointError(
                 f"Expected all of the autoencoder under {shown(repr(prefix), 40)}, where its decoder is, but got "
                 f"{shown(name)} beside it. Save all its tensors under one prefix."

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoders import config_from_dict, config_to_dict
+from ..autoencoders.hints import LATENTS_KEY
 from ..config import ConditionKind, Config, LatentSpace, preset_name
 from .errors import CheckpointError, shown
 
 PREFIX = "asymvq."
 CONFIG_KEY = PREFIX + "config"
-LATENTS_KEY = PREFIX + "latents"
-"""In the metadata: how pipelines scale the latents."""
 FORMAT_VERSION = 2
 """The newest that is read. What versions before it can read too is written as theirs."""
 MAX_CONFIG_BYTES = 2**16

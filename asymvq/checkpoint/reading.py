@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
+from ..autoencoders import FAMILIES
 from ..config import Config
 from ..layers import Ops
 from ..precision import too_large_for
 from .errors import CheckpointError, shown
-from .folders import Place, find, read_beside
-from .layouts import Layout, recognise
+from .folders import Place, find, read_config
+from .layouts import Hints, Layout, recognise
 from .native import CONFIG_KEY
 from .safetensors_header import read_safetensors
 from .source import LARGEST_JSON, Source
@@ -30,6 +31,7 @@ from .unpickle import read_pickle
 logger = logging.getLogger(__name__)
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_VALUES = tuple(name for family in FAMILIES for name in family.VALUES)
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,19 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     ops: Ops | None = None,
+    base: str | PathLike[str] | None = None,
 ) -> AsymmetricAutoencoder:
     """The model of a file or a diffusers folder, in eval mode, without gradients.
 
     Args:
+        base: for a file that holds a decoder without an encoder: the VAE that it was made for, or its encoder's file.
         dtype: None: the file's own. Weights that it cannot hold make it float32, with a warning.
         ops: see `AsymmetricAutoencoder`.
 
     Raises:
         CheckpointError: as `read`.
     """
-    checkpoint = read(path)
+    checkpoint = read(path) if base is None else read_with_base(path, base)
     dtype = _precision(checkpoint, dtype)
     for name, tensor in checkpoint.state_dict.items():  # one by one, so that they are never all there twice
         checkpoint.state_dict[name] = tensor.to(device, dtype)
@@ -88,6 +92,21 @@ def build(
     return vae.eval().requires_grad_(False)
 
 
+def read_with_base(path: str | PathLike[str], base: str | PathLike[str]) -> Checkpoint:
+    """A decoder without an encoder, with that of `base`: the VAE that it was made for, or its encoder's file.
+
+    Raises:
+        CheckpointError: as `read`, of either file; a decoder that has an encoder; or two that do not fit each other.
+    """
+    decoder, donor = read(path), read(base, encoder_alone=True)
+    try:
+        return with_encoder(decoder, donor)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path} with {base}: {error}") from error
+
+
 def _precision(checkpoint: Checkpoint, dtype: torch.dtype | None) -> torch.dtype:
     """What is asked for, or the file's own; float32 where weights would become infinite."""
     dtype = dtype or checkpoint.dtype
@@ -99,10 +118,10 @@ def _precision(checkpoint: Checkpoint, dtype: torch.dtype | None) -> torch.dtype
 
 
 def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:
-    """`decoder`, which holds no encoder, with the encoder of `donor`, the VAE that it was made for.
+    """`decoder`, which holds no encoder, with that of `donor`: the VAE that it was made for, or its encoder alone.
 
-    quant_conv belongs to the encoder and comes from the donor. post_quant_conv belongs to the latent space: a decoder
-    that was saved without it takes the donor's, if the donor has one.
+    quant_conv belongs to the encoder and comes from the donor. post_quant_conv and the latent's statistics belong to
+    the latent space: a decoder that was saved without them takes the donor's, if the donor has them.
 
     Raises:
         ValueError: nothing to take, nothing to add, or the two do not share a latent space.
@@ -111,40 +130,61 @@ def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:
         raise ValueError("Expected a decoder without an encoder, but it has one. Use it as it is.")
     if donor.config.encoder_channels is None:
         raise ValueError("Expected a VAE with an encoder to take it from, but it has none. Choose a complete VAE.")
-    for field in ("family", "latent_channels", "factor", "image_channels", "norm_groups"):
+    for field in ("family", "network_latent_channels", "network_factor", "image_channels", "norm_groups", "pooled"):
         expected, got = (getattr(checkpoint.config, field, None) for checkpoint in (decoder, donor))
         if expected != got:
             raise ValueError(
                 f"Expected a VAE with {field} = {expected}, as the decoder's, but got {got}. Choose the VAE that the "
-                "decoder was made for (FLUX's for ASUKA, Stable Diffusion's for the paper's)."
+                "decoder was made for."
             )
-    ours, theirs = decoder.config.latents, donor.config.latents
-    if ours and theirs and (ours.scaling_factor, ours.shift_factor) != (theirs.scaling_factor, theirs.shift_factor):
-        raise ValueError(
-            f"Expected a VAE of the decoder's latents (scaling factor {ours.scaling_factor:g}), but got one with "
-            f"{theirs.scaling_factor:g}. Choose the VAE that the decoder was made for."
-        )
+    _require_one_latent_space(decoder, donor)
     roots = ["encoder.", "quant_conv."]
+    changed = ["encoder_channels", "encoder_blocks", "quant_conv"]
     if not decoder.config.post_quant_conv:
         roots.append("post_quant_conv.")
+        changed.append("post_quant_conv")
+    if not any(name.startswith("codec.") for name in decoder.state_dict):
+        roots.append("codec.")
+        changed += ["latent_channels", "latent_packing"]
     taken = {
         name: tensor.to(decoder.dtype) for name, tensor in donor.state_dict.items() if name.startswith(tuple(roots))
     }
     kept = {name: tensor for name, tensor in decoder.state_dict.items() if not name.startswith("quant_conv.")}
-    fields = vars(decoder.config)
-    changes = {
-        name: getattr(donor.config, name)
-        for name in ("encoder_channels", "encoder_blocks", "quant_conv")
-        if name in fields
-    }
-    if "post_quant_conv" in fields:
-        changes["post_quant_conv"] = decoder.config.post_quant_conv or donor.config.post_quant_conv
-    config = decoder.config.replaced(**changes, latents=ours or theirs)
+    fields = vars(decoder.config)  # what is the same for a whole family is no field
+    changes = {name: getattr(donor.config, name) for name in changed if name in fields}
+    config = decoder.config.replaced(**changes, latents=decoder.config.latents or donor.config.latents)
     return dataclasses.replace(decoder, config=config, state_dict={**taken, **kept})
 
 
-def read(path: str | PathLike[str]) -> Checkpoint:
+def _require_one_latent_space(decoder: Checkpoint, donor: Checkpoint) -> None:
+    ours, theirs = decoder.config.latents, donor.config.latents
+    if (
+        ours
+        and theirs
+        and (ours.scaling_factor, ours.shift_factor or 0)
+        != (
+            theirs.scaling_factor,
+            theirs.shift_factor or 0,
+        )
+    ):
+        raise ValueError(
+            f"Expected a VAE of the decoder's latents (scaling factor {ours.scaling_factor:g}), but got one with "
+            f"{theirs.scaling_factor:g}. Choose the VAE that the decoder was made for."
+        )
+    for name, tensor in decoder.state_dict.items():
+        other = donor.state_dict.get(name, tensor)
+        if name.startswith("codec.") and not torch.allclose(tensor.float(), other.float(), rtol=0.01, atol=0.01):
+            raise ValueError(
+                "Expected a VAE whose latents have the decoder's statistics, but got others: they are normalised "
+                "otherwise. Choose the VAE that the decoder was made for."
+            )
+
+
+def read(path: str | PathLike[str], *, encoder_alone: bool = False) -> Checkpoint:
     """Recognises a file by its content, or a diffusers folder. Pickles are read without running anything.
+
+    Args:
+        encoder_alone: whether a file without a decoder will do, to take the encoder from (`with_encoder`).
 
     Raises:
         CheckpointError: the file is missing, damaged, unsafe, or no autoencoder; the message names it.
@@ -153,10 +193,9 @@ def read(path: str | PathLike[str]) -> Checkpoint:
         place = find(Path(path))
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(open_tensors(file)) for file in place.files]
-            beside, metadata = read_beside(place.config), files[0].metadata
-            layout, config, state = recognise(
-                _together(place, files), norm_groups=beside.norm_groups, latents=beside.latents, metadata=metadata
-            )
+            metadata = files[0].metadata
+            hints = Hints(_name(place.files[0]), read_config(place.config), metadata)
+            layout, config, state = recognise(_together(place, files), hints, encoder_alone=encoder_alone)
             return Checkpoint(layout, config, _checked_values(read_each(state, files)), metadata)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
@@ -164,10 +203,22 @@ def read(path: str | PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"{path}: Expected a readable file, but got: {error}. Check its permissions.") from error
 
 
-def from_tensors(tensors: Mapping[str, Tensor], *, norm_groups: int | None = None) -> Checkpoint:
-    """As `read`, of tensors that are in memory already, under the names of any layout."""
-    layout, config, state = recognise(tensors, norm_groups=norm_groups)
+def from_tensors(tensors: Mapping[str, Tensor], *, norm_groups: int | None = None, name: str = "") -> Checkpoint:
+    """As `read`, of tensors that are in memory already, under the names of any layout.
+
+    Args:
+        norm_groups: of a network whose GroupNorms have another number of groups than 32; no shape tells it.
+        name: of a file, for what only names tell: whose latents a tiny autoencoder is for.
+    """
+    config_json = {} if norm_groups is None else {"norm_num_groups": norm_groups}
+    layout, config, state = recognise(tensors, Hints(name, config_json))
     return Checkpoint(layout, config, _checked_values(state.items()), {})
+
+
+def _name(path: Path) -> str:
+    """With the folders that it lies in: what is published as a folder has its name there."""
+    path = path.absolute()
+    return "/".join([*path.parts[-5:-1], path.stem])
 
 
 def _together(place: Place, files: list[TensorFile]) -> dict[str, Tensor]:
@@ -201,7 +252,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def open_tensors(path: Path) -> Iterator[TensorFile]:
     """As `read_tensors`, but without data: that is read by `read_each`, of the tensors that are taken.
 
-    The config of our own files is an exception: recognising needs it.
+    The config of our own files is an exception, and so are single numbers that a family's shape consists of:
+    recognising needs them.
     """
     with Source(path) as source:
         head = source.read_at(0, min(512, source.size))
@@ -216,7 +268,8 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         configs = {
             name: tensor
             for name, tensor in file.tensors.items()
-            if name.endswith(CONFIG_KEY) and tensor.nbytes <= LARGEST_JSON
+            if (name.endswith(CONFIG_KEY) and tensor.nbytes <= LARGEST_JSON)
+            or (tensor.numel() == 1 and name.endswith(_VALUES))
         }
         file.tensors.update(read_each(configs, [file]))
         yield file

@@ -71,7 +71,14 @@ def build_parser() -> argparse.ArgumentParser:
     convert = _add(commands, "convert", "write a checkpoint in another layout or precision")
     convert.add_argument("input", type=Path, metavar="IN")
     convert.add_argument("output", type=Path, metavar="OUT")
-    convert.add_argument("--layout", choices=["native", "diffusers"], required=True)
+    convert.add_argument(
+        "--layout", choices=["native", "diffusers", "original"], required=True,
+        help="our own; diffusers'; or the model's authors', which ComfyUI's own loaders read",
+    )  # fmt: skip
+    _add_base_vae(
+        convert,
+        "; with other layouts of a video VAE's one frame: the file that it came from, whose joining of frames is kept",
+    )
     _add_dtype(convert, "of the weights (default: as they are)")
     convert.add_argument(
         "--latents", choices=["sd", "sdxl", "sd3", "flux"],
@@ -85,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     encode = _add(commands, "encode", "picture to latent")
     encode.add_argument("--vae", type=Path, required=True, metavar="FILE")
+    _add_base_vae(encode)
     encode.add_argument("--image", type=Path, required=True, metavar="PICTURE")
     encode.add_argument(
         "--out", type=Path, required=True, metavar="LATENT", help=".latent (as ComfyUI saves) or .safetensors"
@@ -95,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     decode = _add(commands, "decode", "latent to picture, keeping what the mask does not cover")
     decode.add_argument("--vae", type=Path, required=True, metavar="FILE")
+    _add_base_vae(decode)
     decode.add_argument("--latent", type=Path, required=True, metavar="LATENT", help=".latent or .safetensors")
     decode.add_argument(
         "--out", type=Path, required=True, metavar="PNG",
@@ -227,6 +236,13 @@ def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
 ) -> argparse.ArgumentParser:
     return commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+
+
+def _add_base_vae(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument(
+        "--base-vae", type=Path, metavar="FILE",
+        help=f"for a decoder without an encoder: the VAE that it was made for, or its encoder's file{more}",
+    )  # fmt: skip
 
 
 def _add_overwrite(parser: argparse.ArgumentParser, summary: str = "replace files that exist") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from ..checkpoint import build, read, save, with_latents
+from ..checkpoint import build, read, read_with_base, save, with_latents
 from ..checkpoint.native import CONFIG_KEY, LATENTS_KEY
 from ..checkpoint.writing import output_files
 from ..config import Config, LatentSpace
@@ -17,16 +17,24 @@ REWRITTEN = {"format", "asymvq.format", CONFIG_KEY, LATENTS_KEY}
 
 
 def run(args: argparse.Namespace) -> None:
+    inputs = [path for path in (args.input, args.base_vae) if path is not None]
     for path in output_files(args.output, args.layout):
-        check_output(path, overwrite=args.overwrite, inputs=(args.input,))
+        check_output(path, overwrite=args.overwrite, inputs=inputs)
     checkpoint = read(args.input)
+    base = args.base_vae
+    if base is not None and checkpoint.config.encoder_channels is None:
+        checkpoint, base = read_with_base(args.input, base), None
+    elif base is not None and args.layout == "native":
+        raise ValueError(
+            f"Expected --base-vae for a decoder without an encoder, but {args.input} has one. Leave it out."
+        )
     metadata = {key: value for key, value in checkpoint.metadata.items() if key not in REWRITTEN}
     config = _with_said_latents(checkpoint.config, args)
     vae = build(dataclasses.replace(checkpoint, config=config))
     try:
         save(
             vae, args.output,
-            layout=args.layout, dtype=parse_dtype(args.dtype), metadata=metadata, overwrite=args.overwrite,
+            layout=args.layout, dtype=parse_dtype(args.dtype), metadata=metadata, overwrite=args.overwrite, base=base,
         )  # fmt: skip
     except ValueError as error:
         if config.latents is None and "scaling factor" in str(error):

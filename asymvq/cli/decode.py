@@ -20,13 +20,15 @@ def run(args: argparse.Namespace) -> None:
     prepare_output(args.out, (".png",))
     latent = read_latent(args.latent)
     for path in _paths(args.out, latent.shape[0] if latent.ndim == 4 else 1):
-        check_output(path, overwrite=args.overwrite, inputs=(args.latent, args.vae, args.image, args.mask))
+        check_output(
+            path, overwrite=args.overwrite, inputs=(args.latent, args.vae, args.base_vae, args.image, args.mask)
+        )
     source = None if args.image is None else read_raster(args.image)
     if source is not None:
         source.warn(args.image, *source.metadata.lost)
     image = None if source is None else source.image()
     mask = None if args.mask is None else read_mask(args.mask)
-    vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device))
+    vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device), base=args.base_vae)
     with tqdm(unit="tile", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:

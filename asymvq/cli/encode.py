@@ -16,9 +16,9 @@ from .latents import write_latent
 
 def run(args: argparse.Namespace) -> None:
     prepare_output(args.out, (".latent", ".safetensors"))
-    check_output(args.out, overwrite=args.overwrite, inputs=(args.vae, args.image))
+    check_output(args.out, overwrite=args.overwrite, inputs=(args.vae, args.base_vae, args.image))
     image = read_picture(args.image)
-    vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device))
+    vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device), base=args.base_vae)
     weight = vae.decoder.conv_in.weight
     advice = "Encode a smaller picture, on another device, or in tiles in ComfyUI (VAE Encode (Tiled), Save Latent)."
     with out_of_memory_says(advice, args.device), torch.inference_mode():
