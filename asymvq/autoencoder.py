@@ -47,6 +47,11 @@ class AsymmetricAutoencoder(nn.Module):
         return self.config.factor
 
     @property
+    def context(self) -> int | None:
+        """See `asymvq.network.Grid`."""
+        return self.config.context
+
+    @property
     def takes_condition(self) -> bool:
         """Whether it can be shown an image and a mask; a stock VAE cannot."""
         return self.config.condition is not None

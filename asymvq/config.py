@@ -15,6 +15,9 @@ MAX_LEVELS, MAX_BLOCKS, MAX_CHANNELS, MAX_LATENT_CHANNELS, MAX_NORM_GROUPS, MAX_
 )  # fmt: skip
 """Far above any autoencoder there is, and low enough that a damaged or hostile file is refused before it costs."""
 
+CONTEXT = 48
+"""Pixels around a mask that a mask-local decode is shown at most."""
+
 
 def _is_count(value: object, most: int) -> bool:
     return type(value) is int and 1 <= value <= most
@@ -183,6 +186,16 @@ LATENT_SPACES: dict[str, LatentSpace] = {
 LATENT_CHANNELS = {"sd": 4, "sdxl": 4, "sd3": 16, "flux": 16}
 
 
+class Pooling(Enum):
+    """How a decoder sees the whole picture, besides by attention."""
+
+    NONE = "none"
+    NORMS = "norms"
+    """GroupNorm's means and deviations: those of a part of the picture are much alike."""
+    FEATURES = "features"
+    """It draws from them: a part of the picture is decoded otherwise."""
+
+
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
@@ -197,6 +210,8 @@ class Config(ABC):
     """Its name in files."""
     attention: ClassVar[bool] = True
     """Whether there is attention in the middle, over the whole picture."""
+    block_convolutions: ClassVar[int] = 2
+    """One after the other in a residual block, each of 3×3."""
     latent_channels: int
     image_channels: int
     decoder_channels: tuple[int, ...]
@@ -245,6 +260,32 @@ class Config(ABC):
     def network_latent_channels(self) -> int:
         """Channels of the latent inside the network."""
         return self.latent_channels // self.latent_packing**2
+
+    @property
+    @abstractmethod
+    def pooling(self) -> Pooling:
+        """What of the decoder sees the whole picture's statistics."""
+
+    @property
+    def reach(self) -> int | None:
+        """Pixels around a pixel beyond which nothing changes it in a decode, but for the middle's attention, where
+        there is one. None: statistics of the whole picture do."""
+        if self.pooling is not Pooling.NONE:
+            return None
+        before = self.network_factor * (1 + (2 * self.block_convolutions if self.attention else 0))
+        # maps of the kept pixels enter behind the middle: two convolutions of 3×3, and one of 4×4 a halving
+        condition = 2 * self.network_factor if self.condition is not None else 0
+        counts = enumerate(self.decoder_block_counts)
+        levels = sum(2**level * (1 + count * self.block_convolutions) for level, count in counts)
+        # each level's own convolution is that after the upsampling into it, or the last, of which the coarsest has none
+        return max(before, condition) + levels - self.network_factor + 1
+
+    @property
+    def context(self) -> int | None:
+        """See `asymvq.network.Grid`: no more than there is to be seen."""
+        if self.pooling is Pooling.FEATURES:
+            return None
+        return CONTEXT if self.reach is None else min(CONTEXT, self.reach)
 
     @property
     def decoder_multiple(self) -> int:
@@ -402,6 +443,10 @@ class AutoencoderConfig(Config):
     @property
     def decoder_multiple(self) -> int:
         return self.norm_groups
+
+    @property
+    def pooling(self) -> Pooling:
+        return Pooling.NORMS
 
     def to_dict(self) -> dict[str, Any]:
         data = super().to_dict()

@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 class Grid(Protocol):
-    """Latents and the pictures they stand for: what `Config` and `Network` both say."""
+    """Latents and the pictures they stand for: what `Config` and `Network` both say.
+
+    They may have one more attribute, `context`: the pixels around a mask that a mask-local decode has to see to be like
+    a full one (`asymvq.config.CONTEXT` without it), or None where that is all of the picture.
+    """
 
     @property
     def latent_channels(self) -> int: ...

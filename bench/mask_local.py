@@ -2,10 +2,13 @@
 
     python bench/mask_local.py --images PHOTOS [--vae FILE] [--masks 20] [--seed 0] [--json FILE]
     python bench/mask_local.py --images PHOTOS --contexts 0 8 16 32 64 96 [--colour-shift 0.2] [--plot FILE]
+    python bench/mask_local.py --families [--contexts 0 16 48 96 152]    no pictures: the difference to a full decode
 
 The latent is the photo's own, or with `--colour-shift` X that of a copy whose channels are each shifted by up to X;
 kept pixels are the source's (`keep="exact"`) in all. PSNR is of the mean squared error over all pictures and masks, of
-values in [-1, 1]. `--contexts` are widths in pixels of what a mask-local decode is shown around its mask.
+values in [-1, 1]. `--contexts` are widths in pixels of what a mask-local decode is shown around its mask. `--families`:
+random weights in the published shapes, random latents, a mask of 128² in 512²; the largest difference in the mask, over
+the full decode's deviation.
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ from chart import draw_chart
 from torch import Tensor
 
 import asymvq
+from asymvq.autoencoders import tiny, wan
+from asymvq.config import PRESETS
 from asymvq.crop import centre_crop
-from asymvq.decode import CONTEXT, Keep, Region, compose, decode_network, fit_source, make_plan
+from asymvq.decode import Keep, Region, compose, decode_network, fit_source, make_plan
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, masked_error, seam_error
 from asymvq.pictures import read_picture
+from asymvq.plan import CONTEXT
 
 DEMO = Path(asymvq.__file__).parent / "assets" / "demo.safetensors"
 MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {
@@ -34,6 +40,40 @@ MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {
     "its outer 4 px": border_error,
     "seam": seam_error,
 }
+
+
+FAMILIES = {
+    "TAESD": tiny.Config(),
+    "Wan 2.1, its attention left out": wan.Config(),
+    "Wan 2.1": wan.Config(),
+    "SD 1.5": PRESETS["base"],
+    "TAEF2": tiny.Config(latent_channels=128, latent_packing=2, pooled=True),
+}
+
+
+@torch.inference_mode()
+def print_families(contexts: list[int], seed: int) -> None:
+    print("| family | reach, px | " + " | ".join(f"{context} px" for context in contexts) + " |")
+    print("|---" * (len(contexts) + 2) + "|")
+    side, first, last = 512, 192, 320
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., first:last, first:last] = 1
+    for name, shape in FAMILIES.items():
+        torch.manual_seed(seed)
+        config = shape.replaced(condition=None, encoder_channels=None)
+        vae = asymvq.AsymmetricAutoencoder(config).eval()
+        if name.endswith("left out") and vae.decoder.mid is not None:
+            for parameter in vae.decoder.mid.attn_1.proj.parameters():
+                parameter.zero_()
+        latent = torch.randn(1, config.latent_channels, side // config.factor, side // config.factor)
+        source = fit_source(config, latent, image=torch.zeros(1, 3, side, side), mask=mask)
+        full = decode_network(vae, latent, source, make_plan(config, latent, source, region=Region.FULL))
+        cells = [f"{config.reach or 'all'}"]
+        for context in contexts:
+            plan = make_plan(config, latent, source, region=Region.MASKED, context=context)
+            local = decode_network(vae, latent, source, plan)
+            cells.append(f"{(((local - full) * mask).abs().max() / full.std()).item():.1e}")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 @torch.inference_mode()
@@ -90,7 +130,8 @@ def print_curve(errors: dict[str, list[float]], contexts: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="pictures, or folders of PNGs")
+    parser.add_argument("--images", type=Path, nargs="+", help="pictures, or folders of PNGs")
+    parser.add_argument("--families", action="store_true", help="random weights of every family, without pictures")
     parser.add_argument("--vae", type=Path, default=DEMO)
     parser.add_argument("--masks", type=int, default=20, help="a picture")
     parser.add_argument("--seed", type=int, default=0)
@@ -99,6 +140,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="PNG of the PSNR over two contexts or more")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.families:
+        print_families(args.contexts if len(args.contexts) > 1 else [0, 16, 48, 96, 152], args.seed)
+        return
+    if not args.images:
+        parser.error("--images or --families")
 
     paths = [p for path in args.images for p in (sorted(path.glob("*.png")) if path.is_dir() else [path])]
     vae = asymvq.load(args.vae, dtype=torch.float32)

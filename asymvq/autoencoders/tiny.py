@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LATENT_SPACES, MAX_BLOCKS, ConditionConfig, LatentSpace
+from ..config import LATENT_SPACES, MAX_BLOCKS, ConditionConfig, LatentSpace, Pooling
 from ..config import Config as AnyConfig
 from ..decoder import Decoder
 from ..encoder import Encoder
@@ -92,6 +92,7 @@ class Config(AnyConfig):
     latent_shift: float = 0.0
 
     attention = False
+    block_convolutions = 3
     quant_conv = False
     post_quant_conv = False
 
@@ -114,6 +115,10 @@ class Config(AnyConfig):
     @property
     def encoder_block_counts(self) -> tuple[int, ...]:
         return self.encoder_blocks
+
+    @property
+    def pooling(self) -> Pooling:
+        return Pooling.FEATURES if self.pooled else Pooling.NONE
 
 
 class TinyBlock(Residual):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import MAX_BLOCKS, MAX_LEVELS, ConditionConfig, LatentSpace
+from ..config import MAX_BLOCKS, MAX_LEVELS, ConditionConfig, LatentSpace, Pooling
 from ..config import Config as AnyConfig
 from ..decoder import Decoder
 from ..encoder import Encoder
@@ -109,6 +109,10 @@ class Config(AnyConfig):
     @property
     def decoder_multiple(self) -> int:
         return 2
+
+    @property
+    def pooling(self) -> Pooling:
+        return Pooling.NONE
 
     @property
     def entering_channels(self) -> tuple[int, ...]:
