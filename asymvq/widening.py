@@ -53,17 +53,14 @@ class Widening:
         """(new,) what a convolution's repeats are scaled by."""
         return _counts(source).rsqrt() if self.keeps_length else torch.ones(len(source))
 
-    def conv(
-        self, new: nn.Conv2d, old: nn.Conv2d, *, normed: bool = False, parts: int = 1, factors: bool = False
-    ) -> None:
+    def conv(self, new: nn.Conv2d, old: nn.Conv2d, *, normed: bool = False, parts: int = 1) -> None:
         """
         Args:
             normed: the convolution reads features that were normalised since they were written.
             parts: that its outputs consist of, one after the other, each of its own channels.
-            factors: what it makes is multiplied with features, and so repeated as it is.
         """
         bias = None if old.bias is None else _plain(old.bias)
-        self._convolution(new, _plain(old.weight), bias, normed, parts, factors)
+        self._convolution(new, _plain(old.weight), bias, normed, parts)
 
     def identity(self, new: nn.Conv2d, channels: int) -> None:
         """A 1×1 convolution where there was none, of `channels` old ones: it changes nothing."""
@@ -71,10 +68,10 @@ class Widening:
 
     def _convolution(
         self, new: nn.Conv2d, weight: Tensor, bias: Tensor | None,
-        normed: bool = False, parts: int = 1, factors: bool = False,
+        normed: bool = False, parts: int = 1,
     ) -> None:  # fmt: skip
         rows = repeated(weight.shape[0] // parts, new.out_channels // parts)
-        scale = torch.ones(new.out_channels) if factors else self.written(rows).repeat(parts)
+        scale = self.written(rows).repeat(parts)
         rows = torch.cat([rows + part * (weight.shape[0] // parts) for part in range(parts)])
         columns = repeated(weight.shape[1], new.in_channels)
         shares = _shares(columns, len(rows))

@@ -13,7 +13,7 @@ from asymvq.autoencoders import tiny, wan
 from asymvq.config import CONTEXT, AutoencoderConfig, ConditionConfig, MaskReduction
 from asymvq.decode import Region, decode_network, fit_source, make_plan
 
-PAPER, ASUKA = ConditionConfig(), ConditionConfig(True, MaskReduction.ANY)
+PAPER, ASUKA, AFFINE = ConditionConfig(), ConditionConfig(True, MaskReduction.ANY), ConditionConfig.affine(8)
 SMALL = dataclasses.replace(
     TAE, decoder_channels=(16, 16), decoder_blocks=(1, 1), encoder_channels=(16, 16), encoder_blocks=(1, 1)
 )
@@ -46,13 +46,16 @@ def difference(vae, context, cells=34, edited=(16, 18)):
     return ((local - full) * mask).abs().max() / full.abs().max()
 
 
-@pytest.mark.parametrize("condition", [None, PAPER, ASUKA], ids=["plain", "paper", "ASUKA"])
+@pytest.mark.parametrize("condition", [None, PAPER, ASUKA, AFFINE], ids=["plain", "paper", "ASUKA", "affine"])
 @pytest.mark.parametrize("config", [WAN, TAE, SMALL], ids=["Wan", "TAESD", "small"])
 def test_as_far_as_the_convolutions_reach_it_is_the_full_decode(config, condition):
     vae = built(dataclasses.replace(config, condition=condition))
     if vae.decoder.mid is not None:  # all but the attention is local
         for parameter in vae.decoder.mid.attn_1.proj.parameters():
             parameter.zero_()
+    if condition is AFFINE:
+        for part in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
+            part.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     assert vae.config.reach is not None
     assert difference(vae, vae.config.reach) <= 1e-6
     assert difference(vae, 0) > 1e-3
