@@ -74,6 +74,7 @@ def paste(
     image: Tensor,
     mask: Tensor,
     harmonise: float = 0.0,
+    noise_mask: bool = False,
     keep: Keep = Keep.EXACT,
     factor: int = 1,
     image_range: tuple[float, float] = (-1.0, 1.0),
@@ -90,6 +91,7 @@ def paste(
         mask: (B, 1, H, W) in [0, 1], bool or integers, 1 = edited.
         harmonise: 0 to 1, how far the edit's colours and light are made to continue the kept ones
             (`asymvq.harmonise`). Not under `Keep.NETWORK`.
+        noise_mask: whether the latents that were decoded were made with a noise mask.
         keep: what becomes of kept pixels.
         factor: of the autoencoder that decoded the pictures. They may be smaller than the source by less than it, as
             after an encoder that crops in the middle.
@@ -121,7 +123,9 @@ def paste(
     for i in range(count):
         part, picture = source.slice(i, i + 1), pictures[i % len(pictures)][None].to(result.dtype)
         if harmonise and keep is Keep.EXACT:
-            picture = harmonised_part(picture, part, harmonise, factor=factor, image_range=image_range)
+            picture = harmonised_part(
+                picture, part, harmonise, factor=factor, image_range=image_range, noise_mask=noise_mask
+            )
         result[i] = compose(picture, part, keep)[0]
         if progress is not None:
             progress(i + 1, count)
@@ -129,7 +133,13 @@ def paste(
 
 
 def harmonised_part(
-    picture: Tensor, part: Source, strength: float, *, factor: int = 1, image_range: tuple[float, float] = (-1.0, 1.0)
+    picture: Tensor,
+    part: Source,
+    strength: float,
+    *,
+    factor: int = 1,
+    image_range: tuple[float, float] = (-1.0, 1.0),
+    noise_mask: bool = False,
 ) -> Tensor:
     """`picture` (1, C, h, w), the window of `part`, harmonised where that edits it; in any range of values."""
     low, high = image_range
@@ -138,7 +148,8 @@ def harmonised_part(
     signed = (colours - middle) / half
     source = (part.crop(part.image)[:, :3].to(colours) - middle) / half
     shown = edited(part.crop(part.mask)).to(colours.device)
-    change = harmonised(signed, image=source, mask=shown, strength=strength, factor=cell) - signed
+    change = harmonised(signed, image=source, mask=shown, strength=strength, factor=cell, noise_mask=noise_mask)
+    change = change.sub_(signed)
     # only what changes is added: where nothing does, no rounding of the ranges is seen either
     changed = torch.where(change == 0, colours, (colours + change * half).clamp(low, high))
     return torch.cat([changed.to(picture.dtype), picture[:, 3:]], dim=1)

@@ -54,6 +54,7 @@ def decode(
     batch: int = 1,
     progress: Progress | None = None,
     harmonise: float = 0.0,
+    noise_mask: bool = False,
     smaller_tiles: bool = True,
 ) -> Tensor:
     """A picture of the size of `image`, or of the latent times the factor where there is none.
@@ -79,6 +80,8 @@ def decode(
         harmonise: 0 to 1, how far the edit's colours and light are made to continue the kept ones
             (`asymvq.harmonise`). With a condition everything is decoded a second time, without it, to see what drifts.
             Under keep="network" nothing is harmonised: that is the network's own picture.
+        noise_mask: whether the latent was made with a noise mask, so that cells that the mask does not touch are the
+            source's own; only harmonising asks (`asymvq.harmonise`).
         smaller_tiles: whether it is tried again where memory runs out: fewer at once, then in tiles of FIRST_TILE, then
             in halves of those down to SMALLEST_TILE. The log says so. False: the error is raised.
 
@@ -95,7 +98,7 @@ def decode(
     return decode_source(
         vae, latent, source,
         keep=keep, region=region, tile=tile, overlap=overlap, retry_tile=FIRST_TILE if smaller_tiles else None,
-        batch=batch, harmonise=harmonise, runtime=Runtime(progress=progress),
+        batch=batch, harmonise=harmonise, noise_mask=noise_mask, runtime=Runtime(progress=progress),
     )  # fmt: skip
 
 
@@ -123,6 +126,7 @@ def decode_source(
     retry_tile: int | None = FIRST_TILE,
     batch: int | None = 1,
     harmonise: float = 0.0,
+    noise_mask: bool = False,
     image_range: tuple[float, float] = (-1.0, 1.0),
     dtype: torch.dtype = torch.float32,
     runtime: Runtime | None = None,
@@ -154,7 +158,7 @@ def decode_source(
     while True:
         plan = make_plan(network, latent, source, keep=keep, region=region, tile=tile, overlap=overlap)
         side, at_once = network.factor * max(plan.largest), 1
-        work = _Work(network, latent, source, plan, keep, harmonise, image_range, dtype, runtime)
+        work = _Work(network, latent, source, plan, keep, harmonise, noise_mask, image_range, dtype, runtime)
         try:
             at_once = work.at_once(limit)
             return work.done(at_once)
@@ -192,6 +196,7 @@ class _Work:
     plan: Plan
     keep: Keep
     harmonise: float
+    noise_mask: bool
     image_range: tuple[float, float]
     dtype: torch.dtype
     runtime: Runtime
@@ -245,6 +250,7 @@ class _Work:
             decoded = harmonised(
                 decoded, image=signed.crop(signed.image).to(decoded), mask=edited(signed.crop(signed.mask)),
                 strength=self.harmonise, plain=plain, factor=self.network.factor, witness=witness,
+                noise_mask=self.noise_mask, in_place=True,
             )  # fmt: skip
         if self.image_range != (-1.0, 1.0):
             decoded = (decoded * half + middle).clamp_(low, high)

@@ -98,19 +98,21 @@ class Way(str, Enum):
     """The same, harmonised."""
 
 
-def pasted(way: Way, decoded: Tensor, image: Tensor, mask: Tensor, *, factor: int = 8) -> Tensor:
+def pasted(
+    way: Way, decoded: Tensor, image: Tensor, mask: Tensor, *, factor: int = 8, noise_mask: bool = False
+) -> Tensor:
     """A decode put into its source by one of the ways that paste: `PASTE`, `FITTED` and `HARMONISED`.
 
     Args:
         decoded: (B, 3, H, W) in about [-1, 1]; a plain decode, or an edited picture.
         image: (B or 1, 3, H, W) in [-1, 1], the source.
         mask: (B or 1, 1, H, W) in [0, 1], 1 = edited.
-        factor: pixels a latent cell, as `asymvq.harmonise` takes it.
+        factor: pixels a latent cell, as `asymvq.harmonise` takes it; so is `noise_mask`.
     """
     if way is Way.FITTED:
         decoded = fit_colours(decoded, image=image, mask=mask)
     if way is Way.HARMONISED:
-        decoded = harmonise(decoded, image=image, mask=edited(mask), factor=factor)
+        decoded = harmonise(decoded, image=image, mask=edited(mask), factor=factor, noise_mask=noise_mask)
     return compose(decoded, Source(image, mask, (0, 0, image.shape[-2], image.shape[-1])), Keep.EXACT)
 
 
@@ -133,13 +135,18 @@ class Contestant:
         """(1, 3, H, W) in [-1, 1] to the latent, float32, on the picture's device."""
         return self.encoder.encode(image.to(self.encoder.decoder.conv_in.weight)).to(image)
 
-    def decode(self, latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, image: Tensor, mask: Tensor, *, noise_mask: bool = False) -> Tensor:
         """(1, 3, H, W) in about [-1, 1], of the size of `image`. Arguments as `asymvq.decode`."""
         if self.way in (Way.NETWORK, Way.EXACT, Way.BOTH):
             keep = Keep.NETWORK if self.way is Way.NETWORK else Keep.EXACT
-            return decode(self.vae, latent, image=image, mask=mask, keep=keep, harmonise=float(self.way is Way.BOTH))
+            strength = float(self.way is Way.BOTH)
+            return decode(
+                self.vae, latent, image=image, mask=mask, keep=keep, harmonise=strength, noise_mask=noise_mask
+            )
         decoded = decode(self.vae, latent)
-        return decoded if self.way is Way.PLAIN else pasted(self.way, decoded, image, mask, factor=self.vae.factor)
+        if self.way is Way.PLAIN:
+            return decoded
+        return pasted(self.way, decoded, image, mask, factor=self.vae.factor, noise_mask=noise_mask)
 
     def round_trip(self, mask: Tensor) -> Callable[[Tensor], Tensor]:
         """Takes a picture to what is left of it after encoding and decoding, cut to the range of a file."""
@@ -215,7 +222,7 @@ def evaluate(
             the shift that diffusion models bring.
         latent: decoded instead of an encoded picture; unscaled.
         noise_mask: whether only the latent's cells that the mask touches are those of `encoded`, the others the
-            picture's own, as inpainting with a noise mask leaves them.
+            picture's own, as inpainting with a noise mask leaves them. Of a given `latent`: whether it is so.
         lpips: from `asymvq.perceptual.load_lpips`.
         round_trips: how often the picture is encoded and decoded again, for the error that piles up.
     """
@@ -233,7 +240,7 @@ def evaluate(
                 )
             z = latents[entrant.encoder]
         started = time.perf_counter()
-        picture = entrant.decode(z, image, mask)
+        picture = entrant.decode(z, image, mask, noise_mask=noise_mask)
         seconds = time.perf_counter() - started
         measures = measure(picture, image, mask)
         if lpips is not None:

@@ -14,8 +14,12 @@ inside the mask is estimated as universal kriging does, a Gaussian process with 
   latent has nothing to mend and is left alone, a drifting one is corrected fully.
 
 Pixels where the content differs across the mask's border are mixed by the decoder and tell nothing of drift: the jump
-there weights them down. Large residuals weigh less (Cauchy). Colours that no kept pixel has are corrected no further
-than those at the rim of what was seen.
+there weights them down. Large residuals weigh less (Cauchy). The colour map falls to nothing for colours that no kept
+pixel has.
+
+With a noise mask, latent cells that the mask does not touch are the source's own. What kept pixels away from it err by
+then comes from normalisation over the whole picture. It tells of the edit where that continues the picture; where its
+content is another, only the mask's surroundings do.
 """
 
 from __future__ import annotations
@@ -40,18 +44,22 @@ MARGIN = 64
 """Pixels around the mask that are looked at, at least; else half the mask's length."""
 LENGTH, SHORT_SHARE = 24.0, 0.3
 """Pixels over which the kernel falls to 1/e, and the share of it that falls over a quarter of them."""
+REACH = 3.0
+"""Lengths beyond which the kernel counts as nothing inside the mask."""
 NOISE = 0.3
 """Variance of a cell's own error beside the kernel's."""
 OUTLIER = 0.3
 """Residual, in [-1, 1], that weighs half."""
 MIXED = 0.1
 """Jump of the content across the mask's border, likewise."""
-COLOUR_REACH = 2.0
-"""Standard deviations of the kept colours beyond which the colour map saturates."""
-COLOUR_FLOOR = 0.003
+COLOUR_REACH = 2.5
+"""Standard deviations of the kept colours at which the colour map is strongest; beyond, it falls again."""
+COLOUR_FLOOR = 0.0005
 """Variance added to the kept colours': what cannot be told apart from grey."""
-COLOUR_GROUP = 3
-"""The colour map's, in `_features`."""
+COLOUR_GROUP, WHOLE_PICTURE = 3, (0, 1, 2, 3)
+"""In `_features`: the colour map's group, and those that pixels away from the mask tell of."""
+CONTINUED, JUMP = 0.4, 0.15
+"""Share of the mask's border from which on an edit continues the picture; the jump across it that counts half."""
 RING = 1.25
 """Latent cells that an edited one reaches over the mask's border, the decoder's own reach included."""
 EVIDENCE_STEPS = 6
@@ -68,6 +76,8 @@ def harmonise(
     plain: Tensor | None = None,
     factor: int = 8,
     witness: Tensor | None = None,
+    noise_mask: bool = False,
+    in_place: bool = False,
 ) -> Tensor:
     """`decoded` with the edited pixels' colours and light made to continue the kept ones'. Compose afterwards.
 
@@ -83,6 +93,9 @@ def harmonise(
         factor: pixels a latent cell, as the noise mask has them.
         witness: (B or 1, 1, H, W) bool, the pixels that were decoded at all. Where a part alone was, the rest is the
             source and tells nothing.
+        noise_mask: whether the latent was made with a noise mask, so that cells that the mask does not touch are the
+            source's own.
+        in_place: whether `decoded` may be overwritten, which saves a copy of it. Not where gradients are recorded.
 
     Returns:
         (B, 3, H, W) of the dtype of `decoded`, computed in float32. Kept pixels stay as decoded; so does all where no
@@ -94,66 +107,97 @@ def harmonise(
     _check(decoded, image, mask, strength, plain, witness)
     if strength == 0:
         return decoded
-    result = decoded.clone()
+    result = decoded if in_place else decoded.clone()
     with torch.autocast(decoded.device.type, enabled=False):
         for i in range(decoded.shape[0]):
-            source, edited = (t[i % t.shape[0]].to(decoded.device) for t in (image, mask))
-            edited = edited[0] > 0
-            parts = _surroundings(edited)
+            source, covered = (t[i % t.shape[0]].to(decoded.device) for t in (image, mask))
+            parts = _surroundings(covered[0])
             if parts is None:
                 continue
             around, inside = parts
+            edited = covered[0][around] > 0
             base = decoded if plain is None else plain
             there, below = decoded[i][inside], base[i][inside].float()
             known = None if witness is None else witness[i % len(witness)][around].to(decoded.device)
+            part = _Inside(around, inside, edited)
             correction = _estimate(
-                below, base[i][around].float(), source[around].float(), edited, known, around, inside, factor
+                below, base[i][around].float(), source[around].float(), part, known, factor, noise_mask
             )
             if correction is None:
                 continue
             if plain is not None:
-                correction = _low_pass(below + correction - there.float(), edited[inside], factor * DETAIL)
-            corrected = (there.float() + strength * correction).to(decoded.dtype)
-            result[i][inside] = torch.where(edited[inside], corrected, there)
+                correction = _low_pass(below + correction - there.float(), part.edited, factor * DETAIL)
+            corrected = torch.where(part.edited, there.float() + strength * correction, there.float())
+            result[i][inside] = corrected.to(decoded.dtype)
     return result
 
 
 Part = tuple[EllipsisType, slice, slice]
 
 
-def _surroundings(edited: Tensor) -> tuple[Part, Part] | None:
-    """Rows and columns of the mask with what is around it, and its own; None where nothing is edited, or all is."""
-    touched = torch.nonzero(edited.any(dim=1)).flatten()
+@dataclass(frozen=True)
+class _Inside:
+    """The mask's box in its surroundings."""
+
+    around: Part
+    inside: Part
+    edited_around: Tensor
+    """(H, W) bool: what is edited of the surroundings."""
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Of the box in its surroundings, rows and columns."""
+        return self.inside[1].start - self.around[1].start, self.inside[2].start - self.around[2].start
+
+    @property
+    def edited(self) -> Tensor:
+        """(h, w) bool: what is edited of the box."""
+        (top, left), (_, rows, columns) = self.offset, self.inside
+        return self.edited_around[top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
+
+    def near(self, position: Tensor) -> Tensor:
+        """(N,) bool: which of (N, 2) points of the surroundings the kernel reaches from the box."""
+        start = torch.tensor(self.offset, device=position.device)
+        stop = start + torch.tensor(self.edited.shape, device=position.device)
+        outside = torch.maximum(start - position, position - stop)
+        return (outside < REACH * LENGTH).all(dim=1)
+
+
+def _surroundings(mask: Tensor) -> tuple[Part, Part] | None:
+    """Rows and columns of the mask (H, W) with what is around it, and its own; None where nothing is edited, or all."""
+    touched = torch.nonzero(_any_edited(mask, 1)).flatten()
     if len(touched) == 0:
         return None
     top, bottom = touched[[0, -1]].tolist()
-    left, right = torch.nonzero(edited[top : bottom + 1].any(dim=0)).flatten()[[0, -1]].tolist()
-    if (bottom + 1 - top, right + 1 - left) == tuple(edited.shape) and edited.all():
+    left, right = torch.nonzero(_any_edited(mask[top : bottom + 1], 0)).flatten()[[0, -1]].tolist()
+    if (bottom + 1 - top, right + 1 - left) == tuple(mask.shape) and (mask > 0).all():
         return None
     margin = max(MARGIN, (bottom - top + 1) // 2, (right - left + 1) // 2)
     around = slice(max(0, top - margin), bottom + 1 + margin), slice(max(0, left - margin), right + 1 + margin)
     return (..., *around), (..., slice(top, bottom + 1), slice(left, right + 1))
 
 
+def _any_edited(mask: Tensor, dim: int) -> Tensor:
+    return mask.any(dim=dim) if mask.dtype == torch.bool else mask.amax(dim=dim) > 0
+
+
 def _estimate(
     decoded: Tensor,
     plain: Tensor,
     image: Tensor,
-    edited: Tensor,
+    part: _Inside,
     known: Tensor | None,
-    around: Part,
-    inside: Part,
     factor: int,
+    noise_mask: bool,
 ) -> Tensor | None:
-    """What to add to `decoded` (3, h, w), the part `inside`, of use where it is edited; None where nothing tells.
+    """What to add to `decoded` (3, h, w), the mask's box, of use where it is edited; None where nothing tells.
 
-    plain and image: (3, H, W), the part `around`; known: (1, H, W) bool, likewise. edited: (…, …) bool, the whole
-    picture's.
+    plain and image: (3, H, W), its surroundings; known: (1, H, W) bool, likewise.
     """
     size = (plain.shape[-2], plain.shape[-1])
-    blocks = _reduce(plain, image, ~edited[around])
+    blocks = _reduce(plain, image, ~part.edited_around)
     with torch.no_grad():
-        weight = _weights(blocks)
+        weight, continued = _weights(blocks)
         if known is not None and not known.all():
             # a block of which a part was not decoded counts nothing
             gaps = (~known).float()
@@ -165,15 +209,20 @@ def _estimate(
         return None
     features, groups = _features(seen.position, seen.colour, seen.ring, size)
     coefficients, dual = _fit(seen, features, groups)
+    if noise_mask:
+        trust = (continued / CONTINUED).clamp(max=1).square()
+        of_whole = torch.isin(groups, torch.tensor(WHOLE_PICTURE, device=groups.device))
+        coefficients = coefficients * torch.where(of_whole, trust, 1)[:, None]
+    near = part.near(seen.position)
+    position, dual = seen.position[near], dual[near]
 
     def smooth(points: Tensor) -> Tensor:
         """All but the colour map, (N, 3) at (N, 2) points inside the mask."""
         ones = torch.ones_like(points[:, :1])
         at, _ = _features(points, 0 * ones.expand(-1, 3), ones, size)
-        return at @ coefficients + _kernel(points, seen.position) @ dual
+        return at @ coefficients + _kernel(points, position) @ dual
 
-    offset = [i.start - a.start for i, a in zip(inside[1:], around[1:], strict=True)]
-    field = _on_grid(smooth, edited[inside], offset, max(CELL // 2, 2 * blocks.side))
+    field = _on_grid(smooth, part.edited, part.offset, max(CELL // 2, 2 * blocks.side))
     colour = _bounded(decoded, middle, root).flatten(1)
     correction = field + (coefficients[groups == COLOUR_GROUP].T @ colour).reshape(decoded.shape)
     # the ring shows a part of what is inside; nothing beyond twice what is seen is believed
@@ -203,14 +252,28 @@ def _reduce(plain: Tensor, image: Tensor, kept: Tensor) -> Blocks:
     side = 1
     while side < CELL and height * width > (MAX_SIDE * side) ** 2:
         side *= 2
+    # a part of each block's rows is enough
+    rows = slice(None) if side < CELL // 2 else slice(side // 4, side // 4 + side // 2)
+    plain, image, kept = (_blocks_of(t, side)[..., rows, :] for t in (plain, image, kept[None]))
     # what is no number under the mask counts nothing
-    values = [kept.float()[None], torch.where(kept, plain, 0), torch.where(kept, image, 0), plain]
-    if side > 1:
-        padding = (0, -width % side, 0, -height % side)
-        values = [F.avg_pool2d(F.pad(value, padding), side) for value in values]
-    share, kept_plain, outer, all_plain = values
+    values = (kept.float(), torch.where(kept, plain, 0), torch.where(kept, image, 0), plain)
+    share, kept_plain, outer, all_plain = (_mean_of_blocks(value, side) for value in values)
     norm = share.clamp(min=0.5 / CELL**2)
     return Blocks(side, share[0], kept_plain / norm, (outer - kept_plain) / norm, all_plain - kept_plain, outer)
+
+
+def _blocks_of(picture: Tensor, side: int) -> Tensor:
+    """(C, H, W) as (C, H / side, side, W), zeros where that ends beyond the picture."""
+    height, width = picture.shape[-2:]
+    if height % side or width % side:
+        picture = F.pad(picture, (0, -width % side, 0, -height % side))
+    return picture.unflatten(-2, (-1, side))
+
+
+def _mean_of_blocks(blocks: Tensor, side: int) -> Tensor:
+    """(C, h, side or fewer rows, W) to (C, h, W / side)."""
+    rows = blocks.mean(dim=-2)
+    return rows if side == 1 else rows.unflatten(-1, (-1, side)).mean(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -229,18 +292,34 @@ class Observations:
     """(N,): weight in full cells of CELL² pixels."""
 
 
-def _weights(blocks: Blocks) -> Tensor:
-    """(h, w) in [0, 1]: how much a block tells of drift, 0 for edited ones."""
+def _weights(blocks: Blocks) -> tuple[Tensor, Tensor]:
+    """(h, w) in [0, 1]: how much a block tells of drift, 0 for edited ones; and () how far the edit continues them."""
     sums = torch.cat([blocks.inner, (1 - blocks.kept)[None], blocks.outer, blocks.kept[None]])
     # windows of 20 pixels, on cells of 4
     step = max(1, 4 // blocks.side)
-    sums = F.avg_pool2d(sums[None], step, ceil_mode=True, count_include_pad=False)
-    sums = F.avg_pool2d(sums, 5 if blocks.side <= 4 else 3, stride=1, padding=2 if blocks.side <= 4 else 1)[0]
+    if step > 1:
+        sums = F.avg_pool2d(sums[None], step, ceil_mode=True, count_include_pad=False)[0]
+    half = 2 if blocks.side <= 4 else 1
+    sums = _window_mean(_window_mean(sums, half, -2), half, -1)
     inner, outer = sums[:3] / sums[3].clamp(min=1e-3), sums[4:7] / sums[7].clamp(min=1e-3)
-    jump = (inner - outer).square().mean(dim=0) * (sums[3] > 0.01) * 2 * sums[3]
-    jump = jump.repeat_interleave(step, 0).repeat_interleave(step, 1)[: blocks.kept.shape[0], : blocks.kept.shape[1]]
+    square = (inner - outer).square().mean(dim=0)
+    border = sums[3] * sums[7]
+    continued = (border / (1 + square / JUMP**2)).sum() / border.sum().clamp(min=1e-6)
+    jump = square * (sums[3] > 0.01) * 2 * sums[3]
+    if step > 1:
+        jump = jump.repeat_interleave(step, 0).repeat_interleave(step, 1)
+        jump = jump[: blocks.kept.shape[0], : blocks.kept.shape[1]]
     outlier = blocks.residual.square().mean(dim=0) / OUTLIER**2
-    return blocks.kept / (1 + outlier) / (1 + jump / MIXED**2)
+    return blocks.kept / (1 + outlier) / (1 + jump / MIXED**2), continued
+
+
+def _window_mean(values: Tensor, half: int, dim: int) -> Tensor:
+    """Means over 2 · half + 1 neighbours along a dimension; beyond its ends there is 0."""
+    length, mean = values.shape[dim], values.clone()
+    for shift in range(1, min(half, length - 1) + 1):
+        mean.narrow(dim, shift, length - shift).add_(values.narrow(dim, 0, length - shift))
+        mean.narrow(dim, 0, length - shift).add_(values.narrow(dim, shift, length - shift))
+    return mean.div_(2 * half + 1)
 
 
 def _colour_spread(plain: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,9 +333,9 @@ def _colour_spread(plain: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bounded(picture: Tensor, middle: Tensor, root: Tensor) -> Tensor:
-    """Colours (3, H, W) in standard deviations of the kept ones, never longer than COLOUR_REACH."""
+    """Colours (3, H, W) in standard deviations of the kept ones; those that are far from all of these shrink to 0."""
     z = root @ (picture.flatten(1) - middle)
-    return (z / (1 + z.square().sum(dim=0) / COLOUR_REACH**2).sqrt()).reshape(picture.shape)
+    return (z / (1 + z.square().sum(dim=0) / COLOUR_REACH**2)).reshape(picture.shape)
 
 
 def _ring(blocks: Blocks, factor: int) -> Tensor:
@@ -314,9 +393,9 @@ def _features(position: Tensor, colour: Tensor, ring: Tensor, size: tuple[int, i
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     """(N, M) covariances between points, 1 at no distance."""
-    slow = torch.exp(torch.cdist(a, b) / -LENGTH)
+    slow = torch.cdist(a, b).mul_(-1 / LENGTH).exp_()
     # the short one is a power of the long one: one exponential less
-    return slow * (1 - SHORT_SHARE) + slow.square().square() * SHORT_SHARE
+    return torch.lerp(slow, slow.square().square_(), SHORT_SHARE)
 
 
 def _fit(seen: Observations, features: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,8 +52,8 @@ SHIFT = 0.2
 RED = torch.tensor([0.8, -0.8, -0.8])[:, None, None]
 MODULE = sys.modules["asymvq.harmonise"]  # the package's attribute of that name is the function
 
-Method = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""Of decoded, image and mask, (1, C, H, W), and pixels a latent cell."""
+Method = Callable[[Tensor, Tensor, Tensor, int, bool], Tensor]
+"""Of decoded, image and mask, (1, C, H, W), pixels a latent cell, and whether the latent had a noise mask."""
 
 
 @dataclass
@@ -131,16 +131,16 @@ def cached(folder: Path | None, name: str, make: Callable[[], list[Case]]) -> li
     return [Case(*values) for values in torch.load(path, weights_only=True)]
 
 
-def fit(decoded: Tensor, image: Tensor, mask: Tensor, _factor: int) -> Tensor:
+def fit(decoded: Tensor, image: Tensor, mask: Tensor, *_: int) -> Tensor:
     return fit_colours(decoded, image=image, mask=mask)
 
 
-def poisson(decoded: Tensor, image: Tensor, mask: Tensor, _factor: int) -> Tensor:
+def poisson(decoded: Tensor, image: Tensor, mask: Tensor, *_: int) -> Tensor:
     """Laplace's equation inside the mask, the kept residual at its border, free at the frame."""
     return decoded + _laplace(image - decoded, mask)
 
 
-def membrane(decoded: Tensor, image: Tensor, mask: Tensor, _factor: int) -> Tensor:
+def membrane(decoded: Tensor, image: Tensor, mask: Tensor, *_: int) -> Tensor:
     """The same of the residual blurred over kept pixels (sigma 4)."""
     kept = (mask <= 0).float()
     blurred = _blur((image - decoded) * kept, 4) / _blur(kept, 4).clamp(min=1e-4)
@@ -172,8 +172,8 @@ def _laplace(residual: Tensor, mask: Tensor) -> Tensor:
     return x
 
 
-def harmonise(decoded: Tensor, image: Tensor, mask: Tensor, factor: int) -> Tensor:
-    return asymvq.harmonise(decoded, image=image, mask=mask, factor=factor)
+def harmonise(decoded: Tensor, image: Tensor, mask: Tensor, factor: int, noise_mask: bool) -> Tensor:
+    return asymvq.harmonise(decoded, image=image, mask=mask, factor=factor, noise_mask=noise_mask)
 
 
 METHODS: dict[str, Method] = {
@@ -197,12 +197,13 @@ def without_features(*groups: int) -> dict[str, Any]:
 
 ABLATIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "without the colour map": lambda: without_features(3),
-    "colour map without a bound": lambda: {"COLOUR_REACH": 1e6},
+    "colour map for all colours": lambda: {"COLOUR_REACH": 1e6},
     "without the ring": lambda: without_features(4, 5),
     "without linear and quadratic": lambda: without_features(1, 2),
     "without the kernel (its noise stays)": lambda: {"_kernel": lambda a, b: 1e-6 * (torch.cdist(a, b) == 0)},
     "without weights against mixing": lambda: {"MIXED": 1e6},
     "without weights against outliers": lambda: {"OUTLIER": 1e6},
+    "noise masks not known of": lambda: {"CONTINUED": 1e-6},
     "undamped (no evidence)": lambda: {"_evidence": lambda z, x, gram, moment, groups: torch.full_like(gram[0], 1e-3)},
 }
 """What of `asymvq.harmonise`'s module to replace."""
@@ -220,7 +221,9 @@ def errors(method: Method | None, cases: list[Case], drift: str) -> np.ndarray:
     rows: list[list[float]] = []
     for case in cases:
         decoded = case.decoded[drift].float()
-        out = decoded if method is None else method(decoded, case.image, case.mask, case.factor)
+        out = decoded
+        if method is not None:
+            out = method(decoded, case.image, case.mask, case.factor, drift.startswith("noise mask"))
         pasted = torch.where(case.mask > 0, out, case.image)
         rows.append([measure(pasted, case.truth, case.mask) for measure in MEASURES.values()])
     return np.array(rows)
@@ -233,7 +236,7 @@ def red_errors(method: Method | None, cases: list[Case], drift: str) -> np.ndarr
     for case in cases:
         mask, thing = case.mask[:, :1], case.mask[:, 1:]
         decoded = case.decoded[drift].float()
-        out = decoded if method is None else method(decoded, case.image, mask, case.factor)
+        out = decoded if method is None else method(decoded, case.image, mask, case.factor, False)
         rows.append([(out - RED).masked_select(thing > 0).square().mean().item()])
     return np.array(rows)
 

@@ -147,7 +147,8 @@ class AsymVQDecode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "How far the edit's colours and light are made to continue the kept pixels'. 0: not at all. "
-                        "With an asymmetric VAE it costs a second decode. Not with keep network."
+                        "With an asymmetric VAE it costs a second decode. A noise mask in the latent is taken into "
+                        "account. Not with keep network."
                     ),
                 ),
             ],
@@ -181,6 +182,7 @@ class AsymVQDecode(io.ComfyNode):
             pictures = image_tensor(image)
             mask = grown(mask_tensor(mask, pictures), grow_mask)
             require_one_size(pictures, mask)
+        masked = isinstance(samples, dict) and samples.get("noise_mask") is not None
         if isinstance(vae, AsymmetricVAE):
             latent = latent_tensor(samples)
             source = fit_source(vae.config, latent, image=pictures, mask=mask, image_range=(0.0, 1.0))
@@ -188,13 +190,15 @@ class AsymVQDecode(io.ComfyNode):
             result = vae.decode_source(
                 latent, source,
                 keep=Keep(keep), region=Region(region), tiling=Tiling(tiling), tile=tile_size, overlap=overlap,
-                harmonise=harmonise,
+                harmonise=harmonise, noise_mask=masked,
             )  # fmt: skip
         else:
             cls._say(None if pictures is None else Source(pictures, mask, (0, 0, *pictures.shape[-2:])))
             result = decode_pictures(vae, samples, tiling=Tiling(tiling), tile=tile_size, overlap=overlap)
             if pictures is not None:
-                result = put_into_source(result, vae, image=image, mask=mask, keep=Keep(keep), harmonise=harmonise)
+                result = put_into_source(
+                    result, vae, image=image, mask=mask, keep=Keep(keep), harmonise=harmonise, noise_mask=masked
+                )
         if not preview:
             return io.NodeOutput(result)
         return io.NodeOutput(result, ui=ui.PreviewImage(_pairs(pictures, result), cls=cls))

@@ -38,7 +38,9 @@ def decode_pictures(vae: Any, samples: Any, *, tiling: Tiling, tile: int, overla
     return pictures
 
 
-def put_into_source(pictures: Tensor, vae: Any, *, image: Tensor, mask: Tensor, keep: Keep, harmonise: float) -> Tensor:
+def put_into_source(
+    pictures: Tensor, vae: Any, *, image: Tensor, mask: Tensor, keep: Keep, harmonise: float, noise_mask: bool
+) -> Tensor:
     """Decoded pictures (B, H, W, C) into their source; what the mask keeps is the source's, bit for bit.
 
     Args:
@@ -65,8 +67,9 @@ def put_into_source(pictures: Tensor, vae: Any, *, image: Tensor, mask: Tensor, 
         alpha = image_values(alpha, low=0.0, high=1.0, mend=OUT_OF_RANGE) if whole else torch.ones_like(source[:, :1])
         source = torch.cat([source, alpha.expand(-1, more, -1, -1)], dim=1)
     result = paste(
-        pictures.movedim(-1, 1), image=source, mask=mask, harmonise=harmonise, keep=keep, factor=spatial_factor(vae),
-        image_range=(0.0, 1.0), dtype=result_dtype(source), progress=HostProgress(), called="decoded picture",
+        pictures.movedim(-1, 1), image=source, mask=mask, harmonise=harmonise, noise_mask=noise_mask, keep=keep,
+        factor=spatial_factor(vae), image_range=(0.0, 1.0), dtype=result_dtype(source), progress=HostProgress(),
+        called="decoded picture",
     )  # fmt: skip
     give_back_memory(result.device)
     return to_image(result)

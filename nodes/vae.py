@@ -106,6 +106,7 @@ class AsymmetricVAE(comfy.sd.VAE):
         tile: int = 512,
         overlap: int = 64,
         harmonise: float = 0.0,
+        noise_mask: bool = False,
     ) -> Tensor:
         """Decodes with the kept pixels of `source`, or plainly where there is none.
 
@@ -117,7 +118,7 @@ class AsymmetricVAE(comfy.sd.VAE):
             tiling: AUTO goes over to tiles when memory runs out; AUTO and ON halve them while it still does.
             tile: side of a tile, pixels.
             overlap: what neighbouring tiles share, pixels; half a tile at most.
-            harmonise: 0 to 1, see `asymvq.decode`.
+            harmonise: 0 to 1, see `asymvq.decode`; so is `noise_mask`.
 
         Returns:
             (B, H, W, 3) in [0, 1], of the source's full size and of `result_dtype`.
@@ -131,7 +132,8 @@ class AsymmetricVAE(comfy.sd.VAE):
             result = decode_source(
                 self._model, latent, source,
                 keep=keep, region=region, tile=tile if tiling is Tiling.ON else None, overlap=min(overlap, tile // 2),
-                retry_tile=None if tiling is Tiling.OFF else tile, batch=None, harmonise=harmonise,
+                retry_tile=None if tiling is Tiling.OFF else tile, batch=None,
+                harmonise=harmonise, noise_mask=noise_mask,
                 image_range=(0.0, 1.0), dtype=result_dtype(None if source is None else source.image), runtime=runtime,
             )  # fmt: skip
         give_back_memory(self.device)

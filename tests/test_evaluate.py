@@ -106,7 +106,11 @@ class TestEvaluate:
         latent = noise_masked(vaes["asym"].encode, image, shifted, mask, 4)
         masked, given, whole = (
             [r.measures for r in evaluate(entrants, image, mask, **options)]
-            for options in ({"encoded": shifted, "noise_mask": True}, {"latent": latent}, {"encoded": shifted})
+            for options in (
+                {"encoded": shifted, "noise_mask": True},
+                {"latent": latent, "noise_mask": True},
+                {"encoded": shifted},
+            )
         )
         assert masked == given != whole
 

@@ -84,6 +84,24 @@ class TestDrift:
         after = asymvq.harmonise(decoded, image=image, mask=mask)
         assert colour_error(after, image, mask) < 0.3 * colour_error(decoded, image, mask)
 
+    def test_with_a_noise_mask_other_content_goes_by_the_masks_surroundings(self) -> None:
+        """Kept pixels err all over, as normalisation makes them, and the edit does not: nothing is to be corrected."""
+        image, mask = picture(), MASKS["middle"]
+        truth = torch.where(mask > 0, picture(seed=7) * 0.5 + 0.3, image)
+        decoded = truth + 0.15 * (1 - mask) + noise(0.02)
+        blind, told = (
+            masked_error(asymvq.harmonise(decoded, image=image, mask=mask, noise_mask=n), truth, mask)
+            for n in (False, True)
+        )
+        assert blind > 10 * masked_error(decoded, truth, mask)
+        assert told < 0.002
+
+    def test_with_a_noise_mask_the_same_content_is_seen_from_all_kept_pixels(self) -> None:
+        image, mask = picture(), MASKS["middle"]
+        decoded = image + torch.tensor([0.2, -0.1, 0.15])[:, None, None] + noise(0.02)
+        blind, told = (asymvq.harmonise(decoded, image=image, mask=mask, noise_mask=n) for n in (False, True))
+        torch.testing.assert_close(told, blind, atol=0.02, rtol=0)
+
     def test_of_a_conditional_decode_is_seen_in_the_plain_one(self) -> None:
         image, mask = picture(), MASKS["middle"]
         plain = image + 0.2 + noise(0.02)
@@ -140,6 +158,16 @@ class TestWhatWasMeantToChange:
         if drift:
             beside = mask * (1 - thing)
             assert colour_error(after, truth, beside) < 0.2 * colour_error(decoded, truth, beside)
+
+    @pytest.mark.parametrize("drift", [0.0, 0.15])
+    def test_a_red_object_in_a_grey_picture(self, drift: float) -> None:
+        """What red the decoder mixes into kept pixels is all the chroma there is, and tells nothing of colours."""
+        image = (0.8 * picture()).mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+        mask, thing = box(30, 40, 70, 60), box(45, 40, 40, 30)
+        truth = torch.where(thing > 0, RED, image)
+        decoded = F.avg_pool2d(F.pad(truth, (3, 3, 3, 3), mode="replicate"), 7, 1) + drift + noise(0.02)
+        after = asymvq.harmonise(decoded, image=image, mask=mask)
+        assert masked_error(after, truth, thing) < 1.1 * masked_error(decoded, truth, thing)
 
     def test_colours_that_are_kept_nowhere_are_corrected_no_further_than_kept_ones(self) -> None:
         grey = 0.1 * picture().mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
@@ -226,6 +254,15 @@ class TestAnyMask:
 
 
 class TestTensors:
+    def test_in_place(self) -> None:
+        image, mask = picture(), MASKS["middle"]
+        decoded = image + 0.2 + noise(0.02)
+        expected = asymvq.harmonise(decoded, image=image, mask=mask)
+        assert not torch.equal(expected, decoded)
+        given = decoded.clone()
+        assert asymvq.harmonise(given, image=image, mask=mask, in_place=True) is given
+        assert torch.equal(given, expected)
+
     def test_a_batch_is_its_pictures(self) -> None:
         image, mask = picture(), torch.cat([MASKS["middle"], MASKS["two"]])
         decoded = torch.cat([image + 0.2, image + ramp()])

@@ -121,6 +121,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="0 to 1: how far the edit's colours and light continue the kept ones (default: 0)",
     )  # fmt: skip
     decode.add_argument(
+        "--noise-mask", action="store_true",
+        help="the latent was made with a noise mask: --harmonise then goes by the mask's surroundings, if need be",
+    )  # fmt: skip
+    decode.add_argument(
         "--tile", type=int, metavar="N", help="side of a tile in pixels (default: no tiles while memory lasts)"
     )
     decode.add_argument("--overlap", type=int, metavar="N", help="of neighbouring tiles (default: a quarter tile)")

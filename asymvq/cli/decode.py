@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
         with out_of_memory_says(advice, args.device), torch.inference_mode():
             pictures = decode(
                 vae, latent, image=image, mask=mask,
-                tile=args.tile, overlap=args.overlap, keep=args.keep, harmonise=args.harmonise, progress=progress,
+                tile=args.tile, overlap=args.overlap, keep=args.keep, harmonise=args.harmonise,
+                noise_mask=args.noise_mask, progress=progress,
             )  # fmt: skip
     for path, picture in zip(_paths(args.out, len(pictures)), pictures, strict=True):
         write_picture(path, picture, source=source, mask=None if mask is None else mask[0], overwrite=args.overwrite)

@@ -203,14 +203,16 @@ class TestDecode:
         if keep == "exact":
             assert torch.equal(output[mask == 0], image[mask == 0])
 
-    @pytest.mark.parametrize("region", ["masked", "full"])
-    def test_harmonises_as_the_library_does(self, host, reference, vae, case, region):
+    @pytest.mark.parametrize(("region", "noise_mask"), [("masked", False), ("full", False), ("full", True)])
+    def test_harmonises_as_the_library_does(self, host, reference, vae, case, region, noise_mask):
         image, mask, samples = case
+        if noise_mask:
+            samples = {**samples, "noise_mask": mask[:, None]}
         inputs = {"samples": samples, "vae": vae, "image": image, "mask": mask, "region": region}
         output = run(host, "AsymVQDecode", **inputs, harmonise=1.0)
         expected = asymvq.decode(
             reference, samples["samples"], image=image.movedim(-1, 1) * 2 - 1, mask=mask[:, None], region=region,
-            harmonise=1.0,
+            harmonise=1.0, noise_mask=noise_mask,
         )  # fmt: skip
         torch.testing.assert_close(output, (expected / 2 + 0.5).clamp(0, 1).movedim(1, -1), atol=1e-4, rtol=0)
         assert torch.equal(output[mask == 0], image[mask == 0])

@@ -9,6 +9,7 @@ import torch
 from test_families import built
 
 from asymvq.autoencoders import wan
+from asymvq.compose import paste
 
 from .synthetic import VAE, noise
 
@@ -88,6 +89,14 @@ class TestStockVaes:
         assert torch.equal(harmonised[outside], image.expand_as(output)[outside])
         assert not torch.equal(harmonised[inside], output[inside])
         assert torch.equal(harmonised[..., 3:], output[..., 3:])
+        for noise_mask in (False, True):
+            given = {**samples, "noise_mask": mask[:, None]} if noise_mask else samples
+            expected = paste(
+                decoded.movedim(-1, 1), image=image.movedim(-1, 1), mask=mask[:, None], harmonise=1.0,
+                noise_mask=noise_mask, factor=vae.spacial_compression_encode(), image_range=(0.0, 1.0),
+            )  # fmt: skip
+            result = run(host, "AsymVQDecode", samples=given, vae=vae, image=image, mask=mask, harmonise=1.0)
+            torch.testing.assert_close(result, expected.movedim(1, -1))
 
     def test_a_size_that_the_host_crops_comes_back_whole(self, host, stock_case):
         vae, samples, decoded = stock_case
