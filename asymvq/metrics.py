@@ -59,6 +59,29 @@ def seam_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
     return _mean(torch.cat(squares), "has a border")
 
 
+def edge_step(output: Tensor, mask: Tensor, beside: int = 2) -> float:
+    """How many times as large the jumps across the mask's border are as those beside it; about 1 where no seam shows.
+
+    It needs no true picture: a mean of absolute differences of neighbours in a row or column, across the border and
+    `beside` pixels from it on either side. Half a level of 8 bits is added to both: flat areas have no jumps at all.
+    """
+    _check_sizes(output, output, mask)
+    inside = edited(mask).expand(output.shape[0], -1, -1, -1)
+    across, near = [], []
+    for axis in (-2, -1):
+        jumps = output.double().diff(dim=axis).abs().mean(1, keepdim=True)
+        border = inside.diff(dim=axis)
+        across.append(jumps.masked_select(border))
+        count = jumps.shape[axis] - beside
+        if count > 0:
+            for here, there in ((0, beside), (beside, 0)):
+                at = border.narrow(axis, here, count) & ~border.narrow(axis, there, count)
+                near.append(jumps.narrow(axis, there, count).masked_select(at))
+    half_a_level = DATA_RANGE / 255 / 2
+    usual = _mean(torch.cat(near) if near else output.new_empty(0), "has a border, with pixels beside it")
+    return (_mean(torch.cat(across), "has a border") + half_a_level) / (usual + half_a_level)
+
+
 def colour_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
     """Squared error of the edited pixels' mean colour: the colour shift that a latent carries and a decoder leaves."""
     _check_sizes(output, source, mask)

@@ -19,8 +19,8 @@ from .pictures import to_pillow
 BACKGROUND, INK, FAINT_INK = (246, 246, 244), (28, 29, 33), (96, 98, 104)
 ACCENT, DETAIL_FRAME, NOT_COMPARED = (255, 122, 26), (255, 255, 255), (58, 60, 66)
 MARGIN, GAP = 28, 20
-TITLE_SIZE, CAPTION_SIZE = 25, 20
-TITLE_HEIGHT, CAPTION_HEIGHT = 36, 30
+TITLE_SIZE, FINDING_SIZE, CAPTION_SIZE = 30, 27, 20
+TITLE_HEIGHT, FINDING_HEIGHT, CAPTION_HEIGHT = 44, 38, 30
 MAX_TILE, MIN_COLUMN = (460, 600), 400
 MIN_TILE = 24
 """Of a side: what is longer and thinner than 19:1 is drawn thicker than it is, so that it can be seen."""
@@ -42,6 +42,8 @@ class Decoded:
     """(3, H, W) in [-1, 1]."""
     caption: str = ""
     detail_caption: str = ""
+    findings: tuple[str, ...] = ()
+    """What was measured, in words, a line each: large enough to be read where the panel is drawn small."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class _Tile:
     title: str
     picture: Image.Image
     caption: str
+    findings: tuple[str, ...] = ()
 
 
 def draw_panel(
@@ -96,7 +99,7 @@ def draw_panel(
         difference = whole(amplified_difference(picture, original, amplify))
         if not truth:
             difference.paste(NOT_COMPARED, mask=small_edited)
-        rows[0].append(_Tile(decoded.title, whole(picture), decoded.caption))
+        rows[0].append(_Tile(decoded.title, whole(picture), decoded.caption, decoded.findings))
         rows[1].append(_Tile(f"Its error, {amplify:g}x", _outline(difference, small_edited), error_caption))
         rows[2].append(_Tile(f"{decoded.title}, detail", detail(picture), decoded.detail_caption))
     return _lay_out(rows)
@@ -158,11 +161,13 @@ def _outline(picture: Image.Image, inside: Image.Image) -> Image.Image:
 
 
 def _lay_out(rows: list[list[_Tile]]) -> Image.Image:
-    title_font = ImageFont.load_default(size=TITLE_SIZE)
-    caption_font = ImageFont.load_default(size=CAPTION_SIZE)
+    sizes = (TITLE_SIZE, FINDING_SIZE, CAPTION_SIZE)
+    title_font, finding_font, caption_font = (ImageFont.load_default(size=size) for size in sizes)
     column = max(MIN_COLUMN, *(tile.picture.width for tile in rows[0]))
     heights = [
-        TITLE_HEIGHT + max(tile.picture.height for tile in row) + CAPTION_HEIGHT * any(tile.caption for tile in row)
+        TITLE_HEIGHT
+        + max(tile.picture.height for tile in row)
+        + max(FINDING_HEIGHT * len(tile.findings) + CAPTION_HEIGHT * bool(tile.caption) for tile in row)
         for row in rows
     ]
     width = 2 * MARGIN + len(rows[0]) * column + (len(rows[0]) - 1) * GAP
@@ -174,8 +179,11 @@ def _lay_out(rows: list[list[_Tile]]) -> Image.Image:
             left = MARGIN + number * (column + GAP)
             draw.text((left, top), _fitted(tile.title, title_font, column), INK, title_font)
             panel.paste(tile.picture, (left, top + TITLE_HEIGHT))
-            caption_top = top + TITLE_HEIGHT + tile.picture.height + 5
-            draw.text((left, caption_top), _fitted(tile.caption, caption_font, column), FAINT_INK, caption_font)
+            below = top + TITLE_HEIGHT + tile.picture.height + 5
+            for finding in tile.findings:
+                draw.text((left, below), _fitted(finding, finding_font, column), INK, finding_font)
+                below += FINDING_HEIGHT
+            draw.text((left, below), _fitted(tile.caption, caption_font, column), FAINT_INK, caption_font)
         top += height + GAP
     return panel
 

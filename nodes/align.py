@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..asymvq.align import Aligned, align
-from .host import show_on_node
+from .host import say
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, taken, to_image
 
 
@@ -84,11 +84,9 @@ class AsymVQAlign(io.ComfyNode):
             found.append(align(*one, mask=None if mask is None else taken(mask, i), image_range=(0.0, 1.0)))
             pictures[i] = found[-1].picture[0]
             progress.update(1)
-        if cls.hidden is not None:
-            show_on_node(_said(found), cls.hidden.unique_id)
         first = found[0]
         numbers = [*first.shift[0].tolist(), float(first.scale), float(first.rotation)]
-        return io.NodeOutput(to_image(pictures), *numbers)
+        return io.NodeOutput(to_image(pictures), *numbers, ui=say(cls, _said(found)))
 
 
 def _said(found: list[Aligned]) -> str:

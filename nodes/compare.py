@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 
 import comfy.model_management as model_management
@@ -14,9 +14,9 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..asymvq.checkpoint.errors import shown
-from ..asymvq.evaluation import MEASURES, Way, measure, pasted, texts
+from ..asymvq.evaluation import MEASURES, Way, measure, pasted
+from ..asymvq.metrics import NothingToMeasureError, edge_step
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
-from .host import show_on_node
 from .memory import give_back_memory
 from .tensors import image_tensor, mask_tensor, to_signed
 
@@ -32,6 +32,11 @@ FLOATS = {
     "gradient_error": "How far gradients at the mask's edge are from the reference's: ASUKA's Grad, of values to 255.",
 }
 PASTED = {"pasted": Way.PASTE, "pasted + global colour fit": Way.FITTED, "pasted + harmonise": Way.HARMONISED}
+
+KEPT = ((-50, "as good as identical"), (-38, "slightly changed"), (math.inf, "changed"))
+"""Words for a peak signal-to-noise ratio in dB, which is larger where less changed."""
+STEPS = ((1.3, "none"), (2.2, "small"), (4, "visible"), (math.inf, "strong"))
+"""Words for `asymvq.metrics.edge_step`. Photos themselves have 0.8 to 1.1 at any border; 1.3 is hard to find."""
 
 
 class Compared(str, Enum):
@@ -79,6 +84,7 @@ class AsymVQCompare(io.ComfyNode):
                     "labels",
                     multiline=True,
                     default="",
+                    advanced=True,
                     tooltip="The names of the results, one per line, in the order of the inputs.",
                 ),
                 io.Combo.Input(
@@ -121,7 +127,6 @@ class AsymVQCompare(io.ComfyNode):
                     for key, text in FLOATS.items()
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -164,7 +169,7 @@ class AsymVQCompare(io.ComfyNode):
         for i, values in enumerate(measured):
             model_management.throw_exception_if_processing_interrupted()
             decodes = [
-                _column(name, picture[i], value, compared)
+                _column(name, picture[i], masks[i], value, compared)
                 for name, picture, value in zip(names, pictures, values, strict=True)
             ]
             drawn = draw_panel(source[i], masks[i], decodes, truth=compared is Compared.ALL, amplify=amplify)
@@ -173,8 +178,6 @@ class AsymVQCompare(io.ComfyNode):
 
         means = [_means(values) for values in zip(*measured, strict=True)]
         text = _text(names, means, compared)
-        if cls.hidden is not None:
-            show_on_node(text, cls.hidden.unique_id)
         preview = ui.PreviewImage(panel, cls=cls).as_dict()
         give_back_memory(panel.device)
         floats = [[mean[key] for mean in means] for key in FLOATS]
@@ -206,12 +209,28 @@ def _matched(name: str, batch: Tensor, size: torch.Size, count: int) -> Tensor:
     return batch.expand(count, -1, -1, -1) if len(batch) == 1 else batch.repeat(count // len(batch), 1, 1, 1)
 
 
-def _column(name: str, picture: Tensor, values: dict[str, float], compared: Compared) -> Decoded:
-    text = texts(values)
-    if compared is Compared.KEPT:
-        return Decoded(name, picture, f"error of the kept pixels: {text['kept_error']}")
-    caption = f"error: kept {text['kept_error']}, border {text['border_error']}"
-    return Decoded(name, picture, caption, f"seam {text['seam_error']}")
+def _column(name: str, picture: Tensor, mask: Tensor, values: dict[str, float], compared: Compared) -> Decoded:
+    return Decoded(name, picture, findings=tuple(_findings(picture, mask, values, compared)))
+
+
+def _findings(picture: Tensor, mask: Tensor, values: dict[str, float], compared: Compared) -> Iterator[str]:
+    """What the numbers say, in words, a line each."""
+    if not math.isnan(values["kept_error"]):
+        kept = values["kept_psnr"]
+        yield "kept pixels: " + ("identical" if math.isinf(kept) else f"{_word(KEPT, -kept)} ({kept:.1f} dB)")
+    if compared is Compared.ALL and not math.isnan(values["masked_psnr"]):
+        edit = values["masked_psnr"]
+        yield "edit: identical" if math.isinf(edit) else f"edit: {edit:.1f} dB"
+    try:
+        step = edge_step(picture[None], mask[None])
+    except NothingToMeasureError:
+        return
+    yield f"edge step: {_word(STEPS, step)}"
+
+
+def _word(scale: Sequence[tuple[float, str]], value: float) -> str:
+    """The first whose limit is not exceeded."""
+    return next(word for limit, word in scale if value <= limit)
 
 
 def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -221,7 +240,7 @@ def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _text(names: list[str], values: list[dict[str, float]], compared: Compared) -> str:
-    """What stands on the node: the measures of every result that say something."""
+    """The numbers for who reads the run's outputs: the measures of every result that say something."""
     shown = [each for each in MEASURES if compared is Compared.ALL or each.key.startswith("kept_")]
     # with a line break of Markdown, which Nodes 2.0 reads it as
     blocks = [

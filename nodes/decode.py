@@ -13,7 +13,7 @@ from ..asymvq.autoencoder import check_together
 from ..asymvq.decode import Keep, Region
 from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source, fit_source
-from .host import show_on_node
+from .host import say
 from .stock import decode_pictures, put_into_source
 from .tensors import image_tensor, latent_tensor, mask_tensor, require_one_size, to_image
 from .vae import AsymmetricVAE, Tiling
@@ -186,29 +186,28 @@ class AsymVQDecode(io.ComfyNode):
         if isinstance(vae, AsymmetricVAE):
             latent = latent_tensor(samples)
             source = fit_source(vae.config, latent, image=pictures, mask=mask, image_range=(0.0, 1.0))
-            cls._say(source)
+            said = cls._say(source)
             result = vae.decode_source(
                 latent, source,
                 keep=Keep(keep), region=Region(region), tiling=Tiling(tiling), tile=tile_size, overlap=overlap,
                 harmonise=harmonise, noise_mask=masked,
             )  # fmt: skip
         else:
-            cls._say(None if pictures is None else Source(pictures, mask, (0, 0, *pictures.shape[-2:])))
+            said = cls._say(None if pictures is None else Source(pictures, mask, (0, 0, *pictures.shape[-2:])))
             result = decode_pictures(vae, samples, tiling=Tiling(tiling), tile=tile_size, overlap=overlap)
             if pictures is not None:
                 result = put_into_source(
                     result, vae, image=image, mask=mask, keep=Keep(keep), harmonise=harmonise, noise_mask=masked
                 )
         if not preview:
-            return io.NodeOutput(result)
-        return io.NodeOutput(result, ui=ui.PreviewImage(_pairs(pictures, result), cls=cls))
+            return io.NodeOutput(result, ui=said)
+        return io.NodeOutput(result, ui={**ui.PreviewImage(_pairs(pictures, result), cls=cls).as_dict(), **said})
 
     @classmethod
-    def _say(cls, source: Source | None) -> None:
-        if cls.hidden is not None:
-            # always something, so that no older text stays
-            plain = "Without image and mask: a plain decode, nothing is kept."
-            show_on_node(plain if source is None else source.summary(), cls.hidden.unique_id)
+    def _say(cls, source: Source | None) -> dict[str, tuple[str]]:
+        # always something, so that no older text stays
+        plain = "Without image and mask: a plain decode, nothing is kept."
+        return say(cls, plain if source is None else source.summary())
 
 
 def _pairs(image: Tensor | None, result: Tensor) -> Tensor:

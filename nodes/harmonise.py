@@ -8,7 +8,7 @@ from torch import Tensor
 from ..asymvq.compose import paste
 from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source
-from .host import show_on_node
+from .host import say
 from .memory import give_back_memory
 from .progress import HostProgress
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
@@ -86,12 +86,10 @@ class AsymVQHarmonise(io.ComfyNode):
         require_one_size(image, mask)
         mask = grown(mask, grow_mask)
         in_turn({"edited": len(pictures), "source": len(image), "mask": len(mask)})
-        if cls.hidden is not None:
-            whole = Source(image, mask, (0, 0, *image.shape[-2:]))
-            show_on_node(whole.summary(), cls.hidden.unique_id)
+        said = say(cls, Source(image, mask, (0, 0, *image.shape[-2:])).summary())
         result = paste(
             pictures, image=image, mask=mask, harmonise=strength, image_range=(0.0, 1.0), dtype=result_dtype(image),
             progress=HostProgress(),
         )  # fmt: skip
         give_back_memory(result.device)
-        return io.NodeOutput(to_image(result))
+        return io.NodeOutput(to_image(result), ui=said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 OLDEST_HOST = (0, 20, 0)
 
@@ -35,8 +36,19 @@ def file_fingerprint(path: str | Path) -> str:
 def show_on_node(text: str, node_id: str) -> None:
     """Puts a text on a node, where it stays until the next one; the frontend ignores an empty one.
 
-    Where the host runs as a server: anywhere else its module is not to be imported.
+    Where the host runs as a server: anywhere else its module is not to be imported. Newer frontends take the text away
+    when the job ends; `web/keep_said.js` puts it back.
     """
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None:
         server.send_progress_text(text, node_id)
+
+
+def say(node: Any, text: str) -> dict[str, tuple[str]]:
+    """Puts a text on `node`, a node class as the host runs it, and returns what belongs into the output's `ui`.
+
+    The host hands that out again where a node is not run again, so that the text is there on a page that was reloaded.
+    """
+    if node.hidden is not None:
+        show_on_node(text, node.hidden.unique_id)
+    return {"text": (text,)}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..asymvq.masks import edited
 from ..asymvq.stitch import Crop, crop_for_inpainting, stitch
-from .host import show_on_node
+from .host import say
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
 
 CROP = io.Custom("ASYMVQ_CROP")
@@ -183,10 +183,9 @@ class AsymVQInpaintCrop(io.ComfyNode):
             expand=expand,
             grow=grow_mask,
         )
-        if cls.hidden is not None:
-            height, width = crop.size
-            show_on_node(f"Part of {width}×{height} pixels, scaled by {crop.scale:.2f}.", cls.hidden.unique_id)
-        return io.NodeOutput(to_image(part), part_mask[:, 0], crop)
+        height, width = crop.size
+        said = say(cls, f"Part of {width}×{height} pixels, scaled by {crop.scale:.2f}.")
+        return io.NodeOutput(to_image(part), part_mask[:, 0], crop, ui=said)
 
 
 class AsymVQStitch(io.ComfyNode):

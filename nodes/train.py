@@ -34,6 +34,7 @@ from ..asymvq.training.data import Pictures
 from ..asymvq.training.loop import Report, Training
 from ..asymvq.training.preview import Preview
 from ..asymvq.training.start import condition_to_train
+from .host import say, show_on_node
 from .places import place_below_output
 from .tensors import image_tensor
 from .vae import AsymmetricVAE
@@ -310,10 +311,11 @@ class AsymVQTrain(io.ComfyNode):
                 out=out, folder=states, seed=_first(seed), resume=True, device=device,
             )  # fmt: skip
             with contextlib.closing(training), _saved_when_the_server_stops(training):
-                _run(training, str(cls.hidden.unique_id))
+                text = _run(training, str(cls.hidden.unique_id))
             losses = {"loss": training.history.get("loss", [])}
         # no preview in `ui`: Nodes 2.0 would draw it below the live one, which stays
-        return io.NodeOutput(AsymmetricVAE(read(out)), losses, str(out))
+        said = say(cls, "\n".join([text, f"Saved as {_below_output(out)}.", *training.notes]))
+        return io.NodeOutput(AsymmetricVAE(read(out)), losses, str(out), ui=said)
 
 
 def _first(value: Any) -> Any:
@@ -456,23 +458,29 @@ def _signals_delayed(stop: Callable[[], None]) -> Iterator[None]:
             loop.call_soon_threadsafe(restore)
 
 
-def _run(training: Training, node: str) -> None:
-    """Trains to the end, with progress and a picture on the node."""
+def _run(training: Training, node: str) -> str:
+    """Trains to the end, with progress and a picture on the node; what is to stand there when it has ended."""
     preview = Preview(training)
     bar = comfy.utils.ProgressBar(training.recipe.steps)
-    drawn = -PICTURE_SECONDS
-    _say("\n".join(training.notes), node)
-    with contextlib.closing(iter(training)) as reports:
-        for report in reports:
-            live = None
-            if time.monotonic() - drawn >= PICTURE_SECONDS:
-                live, drawn = _live(preview), time.monotonic()
-            bar.update_absolute(report.step, report.steps, live)
-            _say("\n".join([_text(report), *training.notes]), node)
-            model_management.throw_exception_if_processing_interrupted()
-    if training.step < training.recipe.steps:
-        raise model_management.InterruptProcessingException  # stopped with the server
+    drawn, text = -PICTURE_SECONDS, ""
+    show_on_node("\n".join(training.notes), node)
+    try:
+        with contextlib.closing(iter(training)) as reports:
+            for report in reports:
+                live = None
+                if time.monotonic() - drawn >= PICTURE_SECONDS:
+                    live, drawn = _live(preview), time.monotonic()
+                bar.update_absolute(report.step, report.steps, live)
+                text = f"loss {report.loss:.4g}"
+                show_on_node("\n".join([_text(report), *training.notes]), node)
+                model_management.throw_exception_if_processing_interrupted()
+        if training.step < training.recipe.steps:
+            raise model_management.InterruptProcessingException  # stopped with the server
+    except model_management.InterruptProcessingException:
+        show_on_node(f"Stopped after step {training.step} of {training.recipe.steps}: saved. Run again to go on.", node)
+        raise
     bar.update_absolute(training.recipe.steps, training.recipe.steps, _live(preview))
+    return f"Finished, {', '.join(filter(None, [f'{training.recipe.steps} steps', text]))}. More steps go on from here."
 
 
 def _live(preview: Preview) -> tuple[str, Image.Image, int]:
@@ -491,7 +499,6 @@ def _text(report: Report) -> str:
     )
 
 
-def _say(text: str, node: str) -> None:
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.send_progress_text(text, node)
+def _below_output(path: Path) -> Path:
+    """As an artist knows it."""
+    return Path("output") / path.relative_to(folder_paths.get_output_directory())

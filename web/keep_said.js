@@ -1,0 +1,51 @@
+// What a node of this pack says about its run stays on it. Frontends show it as progress text, which newer ones take
+// away when the job ends; and a node that need not run again sends none, only its output from before.
+import { api } from "../../scripts/api.js"
+import { app } from "../../scripts/app.js"
+
+const OURS = "AsymVQ"
+const COMPARE = "AsymVQCompare"
+const COMPARE_SIZE = [640, 720]
+const LABELS_HEIGHT = 60
+const said = new Map()
+
+/** Of an execution id such as "12" or, in subgraphs, "3:12". */
+function nodeOf(id) {
+    let graph = app.rootGraph ?? app.graph
+    let node = null
+    for (const part of String(id).split(":")) {
+        node = graph?.getNodeById(Number(part)) ?? null
+        graph = node?.subgraph
+    }
+    return node
+}
+
+function keep(id, text) {
+    const node = nodeOf(id)
+    const kind = node?.comfyClass ?? node?.type
+    if (text && kind?.startsWith(OURS) && kind !== COMPARE) said.set(String(id), { node, text })
+}
+
+function show() {
+    for (const [nodeId, { node, text }] of [...said]) {
+        if (nodeOf(nodeId) === node) api.dispatchCustomEvent("progress_text", { nodeId, text })
+    }
+}
+
+api.addEventListener("execution_start", () => said.clear())
+api.addEventListener("progress_text", ({ detail }) => keep(detail.nodeId, detail.text))
+api.addEventListener("executed", ({ detail }) => keep(detail.node, detail.output?.text?.[0]))
+for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
+    api.addEventListener(end, () => setTimeout(show, 50)) // after the frontend's own listeners
+}
+
+app.registerExtension({
+    name: "asymvq.keep_said",
+    nodeCreated(node) {
+        if (node.comfyClass !== COMPARE) return
+        // the room is the panel's, not the labels'
+        const labels = node.widgets?.find((widget) => widget.name === "labels")
+        if (labels?.options) labels.options.getMaxHeight = () => LABELS_HEIGHT
+        node.setSize?.(COMPARE_SIZE.map((side, i) => Math.max(node.size[i], side)))
+    },
+})
