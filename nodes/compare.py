@@ -214,18 +214,18 @@ def _column(name: str, picture: Tensor, mask: Tensor, values: dict[str, float], 
 
 
 def _findings(picture: Tensor, mask: Tensor, values: dict[str, float], compared: Compared) -> Iterator[str]:
-    """What the numbers say, in words, a line each."""
-    if not math.isnan(values["kept_error"]):
-        kept = values["kept_psnr"]
+    """What the numbers say, in words, a line each; as many for every picture."""
+    kept, edit = values["kept_psnr"], values["masked_psnr"]
+    if math.isnan(kept):
+        yield "kept pixels: none"
+    else:
         yield "kept pixels: " + ("identical" if math.isinf(kept) else f"{_word(KEPT, -kept)} ({kept:.1f} dB)")
-    if compared is Compared.ALL and not math.isnan(values["masked_psnr"]):
-        edit = values["masked_psnr"]
-        yield "edit: identical" if math.isinf(edit) else f"edit: {edit:.1f} dB"
+    if compared is Compared.ALL:
+        yield "edit: " + ("none" if math.isnan(edit) else "identical" if math.isinf(edit) else f"{edit:.1f} dB")
     try:
-        step = edge_step(picture[None], mask[None])
+        yield f"edge step: {_word(STEPS, edge_step(picture[None], mask[None]))}"
     except NothingToMeasureError:
-        return
-    yield f"edge step: {_word(STEPS, step)}"
+        yield "edge step: no edge"
 
 
 def _word(scale: Sequence[tuple[float, str]], value: float) -> str:

@@ -462,7 +462,7 @@ def _run(training: Training, node: str) -> str:
     """Trains to the end, with progress and a picture on the node; what is to stand there when it has ended."""
     preview = Preview(training)
     bar = comfy.utils.ProgressBar(training.recipe.steps)
-    drawn, text = -PICTURE_SECONDS, ""
+    drawn, loss = -PICTURE_SECONDS, ""
     show_on_node("\n".join(training.notes), node)
     try:
         with contextlib.closing(iter(training)) as reports:
@@ -471,7 +471,7 @@ def _run(training: Training, node: str) -> str:
                 if time.monotonic() - drawn >= PICTURE_SECONDS:
                     live, drawn = _live(preview), time.monotonic()
                 bar.update_absolute(report.step, report.steps, live)
-                text = f"loss {report.loss:.4g}"
+                loss = f", loss {report.loss:.4g}"
                 show_on_node("\n".join([_text(report), *training.notes]), node)
                 model_management.throw_exception_if_processing_interrupted()
         if training.step < training.recipe.steps:
@@ -480,7 +480,7 @@ def _run(training: Training, node: str) -> str:
         show_on_node(f"Stopped after step {training.step} of {training.recipe.steps}: saved. Run again to go on.", node)
         raise
     bar.update_absolute(training.recipe.steps, training.recipe.steps, _live(preview))
-    return f"Finished, {', '.join(filter(None, [f'{training.recipe.steps} steps', text]))}. More steps go on from here."
+    return f"Finished: {training.recipe.steps} steps{loss}."
 
 
 def _live(preview: Preview) -> tuple[str, Image.Image, int]:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import (
+    NothingToMeasureError,
     border_error,
     colour_error,
     drift,
+    edge_step,
     gradient_error,
     kept_error,
     masked_error,
@@ -99,6 +101,38 @@ class TestSeam:
         output = source.clone()
         output[0, :, 2, 2] = 0.5  # a kept neighbour
         assert seam_error(output, source, mask) == pytest.approx(0.25 / 6)
+
+
+class TestEdgeStep:
+    """Nothing of it depends on a reference, so that it can be told of edits without one."""
+
+    def test_of_a_ramp(self, mask: torch.Tensor):
+        ramp = torch.linspace(-0.6, 0.6, 16).expand(1, 3, 12, 16)
+        assert edge_step(ramp, mask) == pytest.approx(1)
+        slope, half = 1.2 / 15, 1 / 255
+        stepped = ramp + 0.2 * mask
+        assert edge_step(stepped, mask) == pytest.approx((slope + 0.2 + half) / (slope + half))
+
+    def test_flat_areas(self, mask: torch.Tensor):
+        flat = torch.zeros(1, 3, 12, 16)
+        assert edge_step(flat, mask) == 1
+        assert edge_step(flat + mask * 2 / 255, mask) == pytest.approx(3)
+
+    def test_a_drifted_edit_has_one_and_a_harmonised_one_hardly(self, pair: tuple[Tensor, Tensor]):
+        source = pair[1]
+        mask = random_thick_mask(40, 56, np.random.default_rng(3))[None]
+        drifted = torch.lerp(source, source * 0.9 + 0.2, mask)
+        assert edge_step(source, mask) < 1.3 < 2 < edge_step(drifted, mask)
+
+    def test_masks_of_single_pixels_and_rows(self):
+        picture = torch.rand(1, 3, 9, 9)
+        mask = torch.zeros(1, 1, 9, 9)
+        mask[..., 4, :] = 1
+        assert 0 < edge_step(picture, mask) < 3
+        with pytest.raises(NothingToMeasureError):
+            edge_step(torch.rand(1, 3, 1, 2), torch.tensor([[[[0.0, 1.0]]]]))
+        with pytest.raises(NothingToMeasureError):
+            edge_step(picture, torch.ones(1, 1, 9, 9))
 
 
 class TestColour:

@@ -74,6 +74,22 @@ def test_edited_pixels_are_compared_only_where_the_truth_is_known():
     assert white_pixels(truth=True) > white_pixels(truth=False) + 10_000
 
 
+def test_findings_stand_below_their_picture():
+    source = torch.rand(3, 40, 60) * 2 - 1
+    mask = torch.zeros(1, 40, 60)
+
+    def drawn(*findings: str) -> np.ndarray:
+        return np.asarray(draw_panel(source, mask, [Decoded("A", source, "a", findings=findings)]))
+
+    none, one, two = drawn(), drawn("kept pixels: identical"), drawn("kept pixels: identical", "edge step: small")
+    line = one.shape[0] - none.shape[0]
+    assert two.shape[0] - one.shape[0] == line > 30
+    # in the result's column, below its picture and above what the source's caption pushes down
+    half = two.shape[1] // 2
+    assert np.array_equal(one[: 2 * line, half:], two[: 2 * line, half:])
+    assert ((two < 100).all(-1)[:, half:].sum()) > ((one < 100).all(-1)[:, half:].sum()) + 200
+
+
 @pytest.fixture
 def checkered() -> torch.Tensor:
     """An error of (3, 80, 120) in three places."""

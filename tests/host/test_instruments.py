@@ -13,6 +13,7 @@ import torch
 
 import asymvq
 from asymvq.colour import fit_colours
+from asymvq.evaluation import measure
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, masked_error, psnr
 
@@ -110,6 +111,22 @@ class TestCompare:
         assert "kept: squared error: 0.00e+00" in text
         (shown,) = output.ui["images"]
         assert (host.base / "temp" / shown["filename"]).is_file()
+
+    @pytest.mark.parametrize(
+        ("compared", "change", "expected"),
+        [
+            ("kept pixels", 0.0, ["kept pixels: identical", "edge step: none"]),
+            ("kept pixels", 0.05, ["kept pixels: changed (32.0 dB)", "edge step: none"]),
+            ("all pixels", 0.0, ["kept pixels: identical", "edit: identical", "edge step: none"]),
+            ("all pixels", 0.002, ["kept pixels: as good as identical (60.0 dB)", "edit: 60.0 dB", "edge step: none"]),
+        ],
+    )
+    def test_the_panel_says_it_in_words(self, host, case, compared, change, expected):
+        image, mask, _ = case
+        module, source = host.pack("nodes.compare"), image.movedim(-1, 1) * 2 - 1
+        picture, values = source + change, measure(source + change, source, mask[:, None])
+        said = module._findings(picture[0], mask, values, module.Compared(compared))
+        assert list(said) == expected
 
     def test_one_reference_and_mask_serve_a_batch(self, compare, case):
         image, mask, edit = case

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,16 @@ def interrupt_at(host, monkeypatch, step: int) -> None:
     monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", counted)
 
 
-def test_trains_is_interrupted_goes_on_and_is_found_by_the_loader(host, train, monkeypatch):
+@pytest.fixture
+def said(host, monkeypatch):
+    """What a browser would be told to show on the node, in order."""
+    texts: list[str] = []
+    for module in ("nodes.train", "nodes.host"):
+        monkeypatch.setattr(host.pack(module), "show_on_node", lambda text, node: texts.append(text))
+    return texts
+
+
+def test_trains_is_interrupted_goes_on_and_is_found_by_the_loader(host, train, monkeypatch, said):
     whole, losses, path = train(steps=20, name="whole")
     assert len(losses["loss"]) == 20
     management = host.pack("nodes.train").model_management
@@ -79,6 +89,7 @@ def test_trains_is_interrupted_goes_on_and_is_found_by_the_loader(host, train, m
         interrupt_at(host, patch, 10)
         with pytest.raises(management.InterruptProcessingException):
             train(steps=20, name="parts")
+    assert said[-1] == "Stopped after step 10 of 20: saved. Run again to go on."
     assert management.in_training is False
     part, resumed, _ = train(steps=20, name="parts")
     assert resumed["loss"] == losses["loss"]
@@ -125,9 +136,7 @@ def test_the_host_is_as_before_also_after_an_error(host, train, vae):
     stock(host, "VAEEncode", vae=vae, pixels=torch.rand(1, 32, 32, 3))
 
 
-def test_a_finished_run_says_what_differs_and_is_written_again_where_it_was_moved(host, train, monkeypatch):
-    said: list[str] = []
-    monkeypatch.setattr(host.pack("nodes.train"), "_say", lambda text, node: said.append(text))
+def test_a_finished_run_says_what_differs_and_is_written_again_where_it_was_moved(host, train, said):
     trained, _, path = train(steps=3, name="finished")
     for change, message in (({"seed": [1]}, "seed 0 → 1"), ({"recipe": {**SETTINGS, "ssim": [0.5]}}, "ssim")):
         with pytest.raises(ValueError, match=f"these differ: {message}.*Ask for more steps"):
@@ -139,7 +148,8 @@ def test_a_finished_run_says_what_differs_and_is_written_again_where_it_was_move
     for name, tensor in trained.get_sd().items():
         assert torch.equal(tensor, again.get_sd()[name])
     train(steps=4, name="finished", seed=[1])
-    assert "step 4 of 4" in said[-1]
+    assert "step 4 of 4" in said[-2]
+    assert re.match(r"Finished: 4 steps, loss [\d.e-]+\.\nSaved as output/vae/finished\.safetensors\.", said[-1])
     assert "seed 0 → 1" in said[-1]
 
 
