@@ -474,13 +474,15 @@ def _run(training: Training, node: str) -> str:
                 loss = f", loss {report.loss:.4g}"
                 show_on_node("\n".join([_text(report), *training.notes]), node)
                 model_management.throw_exception_if_processing_interrupted()
-        if training.step < training.recipe.steps:
+        if not training.finished:
             raise model_management.InterruptProcessingException  # stopped with the server
     except model_management.InterruptProcessingException:
         show_on_node(f"Stopped after step {training.step} of {training.recipe.steps}: saved. Run again to go on.", node)
         raise
     bar.update_absolute(training.recipe.steps, training.recipe.steps, _live(preview))
-    return f"Finished: {training.recipe.steps} steps{loss}."
+    best = training.best_step
+    kept = "" if best in (None, training.step) else f" Saved: step {best}, the best on held-out pictures."
+    return f"Finished: {training.step} steps{loss}.{kept}"
 
 
 def _live(preview: Preview) -> tuple[str, Image.Image, int]:

@@ -10,6 +10,7 @@ import torch
 from asymvq.losses import (
     PatchDiscriminator,
     adaptive_weight,
+    amplified_loss,
     border_weights,
     discriminator_loss,
     generator_loss,
@@ -43,6 +44,45 @@ def test_border_weights_lie_on_generated_pixels_next_to_kept_ones():
     weights = border_weights(mask, weight=5.0, width=4)
     assert weights[0, 0, 4].tolist() == [1.0] * 8 + [6.0] * 4 + [1.0] * 8
     assert torch.equal(border_weights(torch.ones(1, 1, 8, 8), weight=5.0, width=4), torch.ones(1, 1, 8, 8))
+
+
+class TestAmplifiedLoss:
+    def test_equal_pictures_and_kept_pixels_cost_nothing(self, pair, blob_mask):
+        output, target = pair
+        mask = blob_mask(32, 32).expand(2, -1, -1, -1)
+        assert amplified_loss(target, target, mask=mask)[0].item() == 0
+        kept_only = torch.where(mask > 0, target, output)
+        assert amplified_loss(kept_only, target, mask=mask)[0].item() == 0
+
+    def test_a_cast_counts_where_a_curve_shows_it(self):
+        generator = torch.Generator().manual_seed(1)
+        colours = torch.rand(2, 3, 48, 48, generator=generator) - 0.5
+        grey = colours[:, :1].expand(-1, 3, -1, -1)
+        cast = 0.05 * torch.tensor([1.0, 0.0, -1.0])[:, None, None]
+        mask = torch.zeros(2, 1, 48, 48)
+        mask[..., 16:] = 1
+        size = (cast.abs() * mask).mean()
+        seen, hidden = (amplified_loss(p + cast, p, mask=mask)[0] for p in (grey, colours))
+        assert 0.5 * size < seen < 1.5 * size
+        assert hidden < 0.2 * seen
+
+    def test_a_batchs_loss_is_the_mean_of_its_pictures(self, pair, blob_mask):
+        output, target = (part.clone().requires_grad_(i == 0) for i, part in enumerate(pair))
+        mask = blob_mask(32, 32).expand(2, -1, -1, -1)
+        whole, log = amplified_loss(output, target, mask=mask)
+        single = [amplified_loss(output[i, None], target[i, None], mask=mask[i, None])[0] for i in range(2)]
+        torch.testing.assert_close(whole, sum(single) / 2)
+        assert log["amplified"].item() == whole.item()
+        whole.backward()
+        assert output.grad.isfinite().all()
+        assert not (output.grad * (1 - mask)).any()
+        assert output.grad.abs().sum() > 0
+
+    def test_pictures_of_one_tone(self, blob_mask):
+        flat = torch.full((1, 3, 16, 16), 0.2)
+        loss, _ = amplified_loss(flat + 0.05, flat, mask=blob_mask(16, 16))
+        assert loss.isfinite()
+        assert loss > 0
 
 
 def test_structure_loss_is_zero_for_equal_pictures_and_falls_with_likeness(pair):

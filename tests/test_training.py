@@ -26,7 +26,7 @@ from asymvq.cli import main
 from asymvq.config import AutoencoderConfig, ConditionConfig, ConditionKind
 from asymvq.grow import grown_config
 from asymvq.training.data import Pictures, Samples
-from asymvq.training.harmonise import ColourShift
+from asymvq.training.harmonise import ColourShift, Drift
 from asymvq.training.loop import Training, TrainingError, learning_rate
 from asymvq.training.recipe import RECIPES, Recipe, parse_setting
 from asymvq.training.start import condition_to_train
@@ -139,7 +139,7 @@ class TestSamples:
     def test_depend_on_seed_and_number_alone(self, pictures):
         samples = Samples(pictures, TINY, STOCK, seed=1)
         whole, part = samples.batch(0, 4), Samples(pictures, TINY, STOCK, seed=1).batch(2, 2)
-        for name in ("image", "encoded", "mask", "noise", "extra_noise"):
+        for name in ("image", "encoded", "mask", "noise", "extra_noise", "inside"):
             assert torch.equal(getattr(whole, name)[2:], getattr(part, name))
         other = Samples(pictures, TINY, STOCK, seed=2).batch(0, 4)
         assert not torch.equal(whole.image, other.image)
@@ -155,6 +155,8 @@ class TestSamples:
         assert 4 < shifted.sum() < 28
         assert not (shifted & full).any()
         assert torch.equal(batch.extra_noise.flatten(1).any(1), shifted)
+        assert 1 < batch.inside.sum() < shifted.sum()
+        assert not (batch.inside.flatten() & ~shifted).any()
 
     def test_every_picture_is_seen_before_one_comes_again(self, pictures):
         samples = Samples(pictures, TINY, STOCK, seed=3)
@@ -179,6 +181,152 @@ class TestColourShift:
         assert flat.std() < 1e-6
         third = ColourShift(hue=2 * math.pi / 3)(image)
         torch.testing.assert_close(third, image[[2, 0, 1]])
+
+
+class TestDrift:
+    IMAGE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0)) * 0.8 - 0.4
+
+    def test_nothing_is_nothing(self):
+        torch.testing.assert_close(Drift()(self.IMAGE), self.IMAGE)
+
+    def test_it_varies_from_one_side_to_the_other(self):
+        drift = Drift(ColourShift(brightness=0.1), ColourShift(brightness=-0.1), angle=0.0)
+        change = (drift(self.IMAGE) - self.IMAGE).mean(dim=(0, 1))
+        torch.testing.assert_close(change, torch.linspace(0.1, -0.1, 32))
+
+    def test_it_moves_by_parts_of_a_pixel(self):
+        flat = torch.full((3, 24, 32), 0.25)
+        torch.testing.assert_close(Drift(blur=0.7, moved=(0.5, -0.5))(flat), flat)
+        ramp = torch.linspace(-0.5, 0.5, 32).expand(3, 24, 32)
+        change = Drift(blur=0.7, moved=(0.4, 0.0))(ramp)[:, :, 4:-4] - ramp[:, :, 4:-4]
+        torch.testing.assert_close(change.abs(), torch.full_like(change, 0.4 / 31), atol=2e-4, rtol=0)
+        assert Drift(blur=0.7)(self.IMAGE).std() < 0.8 * self.IMAGE.std()
+
+    def test_shares(self):
+        rng = np.random.default_rng(0)
+        drifts = [Drift.random(rng, ColourShift(), varying=0.3, softened=0.2) for _ in range(400)]
+        assert 0.2 < np.mean([drift.other is not None for drift in drifts]) < 0.4
+        assert 0.1 < np.mean([drift.blur is not None for drift in drifts]) < 0.3
+        assert all(max(map(abs, drift.moved)) <= 0.5 for drift in drifts)
+        off = [Drift.random(rng, ColourShift(), varying=0, softened=0) for _ in range(20)]
+        assert all(drift.other is None and drift.blur is None for drift in off)
+
+    def test_settings_of_before_give_the_samples_of_before(self, pictures):
+        off = dataclasses.replace(TINY, varying=0.0, inside=0.0, softened=0.0)
+        batch = Samples(pictures, off, STOCK, seed=0).batch(0, 32)
+        assert not batch.inside.any()
+        number = int((batch.image != batch.encoded).flatten(1).any(1).nonzero()[0])
+        samples, rng = Samples(pictures, off, STOCK, seed=0), np.random.default_rng([0, 0, number])
+        image = samples._crop(samples._shuffled(number), rng)
+        assert torch.equal(image, batch.image[number])
+        assert torch.equal(ColourShift.random(rng)(image), batch.encoded[number])
+
+    def test_inside_only_kept_cells_are_the_true_pictures(self, vae, pictures, tmp_path):
+        recipe = dataclasses.replace(TINY, crop=32, harmonise=1.0, unconditioned=0.0, inside=1.0, fixed_crops=8)
+        run = training(vae, pictures, tmp_path / "out.safetensors", recipe)
+        run.close()
+        cache: dict = {}
+        for _ in range(2):
+            batch = run.samples.batch(0, 8)
+            assert batch.inside.all()
+            latent = run._latent(batch, None)
+            torch.testing.assert_close(run._latent(batch, cache), latent)
+            own, deviation = vae.posterior(batch.image)
+            expected = own + deviation * batch.noise
+            kept = (torch.nn.functional.max_pool2d(batch.mask, 2) == 0).expand_as(latent)
+            assert kept.any()
+            torch.testing.assert_close(latent[kept], expected[kept])
+            assert (latent[~kept] - expected[~kept]).abs().mean() > 1e-3
+
+
+class TestHeldOut:
+    @pytest.fixture
+    def recipe(self) -> Recipe:
+        return dataclasses.replace(TINY, held_out=0.34, measured=4, measure_steps=2)
+
+    def test_they_are_not_trained_on(self, pictures, recipe):
+        rest, held = pictures.split(recipe.held_out)
+        assert (len(rest), len(held)) == (4, 2)
+        assert {*rest.sources, *held.sources} == {*pictures.sources}
+        assert pictures.split(0.34)[1].sources == held.sources
+        assert pictures.split(0.1) == (pictures, None)
+        assert torch.equal(rest[0], pictures[pictures.sources.index(rest.sources[0])])
+
+    def test_the_best_weights_are_saved(self, vae, pictures, tmp_path, recipe, monkeypatch):
+        losses = iter([0.5, 0.2, 0.3])
+        monkeypatch.setattr(Training, "_measure", lambda run: next(losses))
+        out, averages = tmp_path / "out.safetensors", {}
+        run = training(vae, pictures, out, recipe)
+        for report in run:
+            averages[report.step] = {name: tensor.clone() for name, tensor in run.average.items()}
+            assert ("held_out" in report.figures) == (report.step % 2 == 0)
+        assert run.best_step == 4
+        trained = weights(out)
+        for name, tensor in averages[4].items():
+            assert torch.equal(trained[name], tensor)
+        with safe_open(out, framework="pt") as file:
+            assert json.loads(file.metadata()["asymvq.training"])["best_step"] == 4
+
+    def test_measuring_is_repeatable_and_changes_nothing(self, vae, pictures, tmp_path, recipe):
+        run = training(vae, pictures, tmp_path / "a.safetensors", recipe)
+        before = {name: p.detach().clone() for p, name in run.parameters.items()}
+        assert run._measure() == run._measure() > 0
+        assert all(torch.equal(p, before[name]) for p, name in run.parameters.items())
+        run.close()
+
+    def test_a_stopped_run_goes_on_bit_by_bit(self, vae, pictures, tmp_path, recipe):
+        whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+        first = training(vae, pictures, whole, recipe)
+        list(first)
+        for report in (reports := iter(training(vae, pictures, parts, recipe))):
+            if report.step == 3:
+                reports.close()
+        second = training(vae, pictures, parts, recipe, resume=True)
+        list(second)
+        assert_equal(weights(parts), weights(whole))
+        assert (second.best_step, second.best_loss) == (first.best_step, first.best_loss)
+        np.testing.assert_array_equal(second.history["held_out"], first.history["held_out"])
+
+    def test_patience_ends_a_run_and_keeps_it_ended(self, vae, pictures, tmp_path, recipe, monkeypatch):
+        losses = iter([0.2, 0.5, 0.4, 0.3, 0.1])
+        monkeypatch.setattr(Training, "_measure", lambda run: next(losses))
+        out = tmp_path / "out.safetensors"
+        recipe = dataclasses.replace(recipe, steps=20, patience=2)
+        run = training(vae, pictures, out, recipe)
+        assert [report.step for report in run][-1] == 6
+        assert run.finished
+        assert read_state(run.folder).step == 6
+        assert list(training(vae, pictures, out, recipe, resume=True)) == []
+        longer = dataclasses.replace(recipe, patience=3)
+        assert [report.step for report in training(vae, pictures, out, longer, resume=True)] == [7, 8]
+
+    def test_a_folder_of_ones_own(self, vae, folder, tmp_path):
+        out = tmp_path / "out.safetensors"
+        argv = ["train", "--base", str(tmp_path / "base.safetensors"), "--data", str(folder), "--out", str(out)]
+        asymvq.save(vae, tmp_path / "base.safetensors")
+        settings = [f"--set={name}" for name in ("lpips=0", "measured=2", "crop_scale=0.4,1", "measure_steps=1")]
+        more = ["--steps", "2", "--batch", "2", "--crop", "16", "--device", "cpu", "--held-out", str(folder / "below")]
+        assert main([*argv, *settings, *more]) == 0
+        with safe_open(out, framework="pt") as file:
+            assert json.loads(file.metadata()["asymvq.training"])["best_step"] in (1, 2)
+
+    def test_runs_of_before_are_not_measured(self, vae, pictures, tmp_path, recipe):
+        out, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"
+        before = dataclasses.replace(TINY, varying=0.0, inside=0.0, softened=0.0, held_out=0.0)
+        for report in (reports := iter(training(vae, pictures, out, before))):
+            if report.step == 3:
+                reports.close()
+        folder = state_folder(out)
+        state = read_state(folder)
+        for name in ("varying", "inside", "softened", "held_out"):
+            del state.settings["recipe"][name]
+        del state.settings["held_out"]
+        write_state(folder, state)
+        run = training(vae, pictures, out, recipe, resume=True)
+        list(run)
+        assert run.held_out is None
+        list(training(vae, pictures, whole, before))
+        assert_equal(weights(out), weights(whole))
 
 
 class TestRecipe:
@@ -295,8 +443,16 @@ class TestLoop:
             {"adversarial": 0.5, "adversarial_start": 3, "crop": 32},
             {"accumulate": 2, "weight_decay": 0.01, "average": 0.0},
             {"precision": "bf16", "ssim": 0.2, "fixed_crops": 5},
+            {
+                "amplified": 1.0,
+                "through_harmonise": True,
+                "inside": 0.5,
+                "fixed_crops": 3,
+                "harmonise": 1.0,
+                "crop": 32,
+            },
         ],
-        ids=["GAN", "accumulated, AdamW", "bf16, fixed crops"],
+        ids=["GAN", "accumulated, AdamW", "bf16, fixed crops", "through harmonising"],
     )
     def test_a_stopped_run_goes_on_bit_by_bit(self, vae, pictures, tmp_path, changes):
         recipe = Recipe.from_dict({**TINY.to_dict(), **changes})

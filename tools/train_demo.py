@@ -5,8 +5,8 @@
 It starts as an earlier VAE without its condition, or from random weights.
 
 Every minute it saves its running average, and beside it (`vae.state`) all that a later run with `--resume` needs to go
-on; minutes count over all runs. The decoder that is shown kept pixels is then trained on the frozen encoder by
-`python -m asymvq train --base vae.safetensors …`.
+on. Minutes are of CPU time, over all runs. The decoder that is shown kept pixels is then trained on the frozen encoder
+by `python -m asymvq train --base vae.safetensors …`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
@@ -64,7 +65,7 @@ def main() -> None:
         weights = asymvq.load(args.base, dtype=torch.float32).state_dict()
         condition = "decoder.condition_encoder."
         vae.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith(condition)})
-    vae.to(memory_format=torch.channels_last)
+    vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's stubs lack it
     average = copy.deepcopy(vae)
     optimizer = torch.optim.Adam(vae.parameters(), lr=args.lr, betas=(0.9, 0.99))
     state = args.out.with_suffix(".state")
@@ -93,9 +94,9 @@ def main() -> None:
         torch.save(whole, f"{state}.new")
         os.replace(f"{state}.new", state)
 
-    clock, saves = time.monotonic(), int(minutes)
+    clock, saves = time.process_time(), int(minutes)
     losses: list[float] = []
-    parameters = [list(module.parameters()) for module in (average, vae)]
+    averages, weights = (list[Tensor](module.parameters()) for module in (average, vae))
     if validation is not None:
         print(f"validation {_psnr(average, validation):.3f} dB", flush=True)
     while (progress := minutes / args.minutes) < 1:
@@ -114,12 +115,11 @@ def main() -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(*parameters, 1 - min(0.999, (step + 1) / (step + 10)))
+        get_ema_multi_avg_fn(min(0.999, (step + 1) / (step + 10)))(averages, weights, step)
         losses.append(l1.item())
         step += 1
-        minutes += (time.monotonic() - clock) / 60
-        clock = time.monotonic()
+        minutes += (time.process_time() - clock) / 60
+        clock = time.process_time()
         if minutes >= saves + 1:
             saves = int(minutes)
             save()

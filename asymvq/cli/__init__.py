@@ -164,6 +164,10 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--data", type=Path, metavar="DIR",
         help="pictures, also in folders below (not needed for --steps 0, unless a fractional width needs some)",
     )  # fmt: skip
+    train.add_argument(
+        "--held-out", type=Path, metavar="DIR",
+        help="pictures to measure on, which decide what is saved (default: a twentieth of --data: --set held_out=0.05)",
+    )  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors to write")
     _add_overwrite(train, "replace --out, whatever it is, and without --resume an earlier run of that name")
     train.add_argument(

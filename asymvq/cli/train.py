@@ -53,11 +53,14 @@ def run(args: argparse.Namespace) -> None:
             why = "to train on" if recipe.steps else "to match the norms of a fractional width"
             raise ValueError(f"Expected --data, a folder of pictures {why}, but got none. Give one.")
         pictures = Pictures.from_folder(args.data, crop=recipe.crop, crop_scale=recipe.crop_scale)
+    held_out = None
+    if args.held_out is not None:
+        held_out = Pictures.from_folder(args.held_out, crop=recipe.crop, crop_scale=recipe.crop_scale)
     with joined(device) as (processes, own_device):
         training = Training(
             vae, config, pictures, recipe,
             out=args.out, seed=args.seed, resume=args.resume, overwrite=args.overwrite, device=own_device,
-            processes=processes, save_seconds=60 * args.save_minutes, save_steps=args.save_steps,
+            held_out=held_out, processes=processes, save_seconds=60 * args.save_minutes, save_steps=args.save_steps,
         )  # fmt: skip
         if processes.first and pictures is not None:
             count = sum(p.numel() for p in training.parameters)
@@ -69,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
             except TrainingError as error:
                 raise ValueError(str(error)) from error
         if processes.first:
-            print(f"Wrote {args.out} (step {training.step} of {recipe.steps})")
+            best = training.best_step
+            of = "" if best in (None, training.step) else f"; the weights of step {best} did best on held-out pictures"
+            print(f"Wrote {args.out} (step {training.step} of {recipe.steps}{of})")
         if stopped and processes.first:
             raise Interrupted(f"stopped and saved; go on with: {_resume_command()}")
 
@@ -107,7 +112,7 @@ def _train(training: Training, processes: Processes, log: Callable[[Training, Re
                 log(training, report, preview)
         except KeyboardInterrupt:
             return True  # a second signal did not wait for the step; what was reached is saved as the block is left
-    return training.step < training.recipe.steps
+    return not training.finished
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ gradient of the whole, and returns `(loss, log)`: a scalar and the figures to re
 """
 
 from .adversarial import PatchDiscriminator, adaptive_weight, discriminator_loss, generator_loss
+from .amplified import amplified_loss
 from .perceptual import perceptual_loss
 from .pixel import border_weights, pixel_loss
 from .structure import structure_loss
@@ -12,6 +13,7 @@ from .structure import structure_loss
 __all__ = [
     "PatchDiscriminator",
     "adaptive_weight",
+    "amplified_loss",
     "border_weights",
     "discriminator_loss",
     "generator_loss",

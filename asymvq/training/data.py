@@ -4,6 +4,7 @@ after a stop, or on other devices, sees what it would have seen.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -23,7 +24,7 @@ from ..masks import random_thick_mask
 from ..pictures import PictureError, open_picture, read_raster
 from ..pictures.folders import pictures_in
 from ..pictures.opening import SUFFIXES
-from .harmonise import ColourShift
+from .harmonise import ColourShift, Drift
 from .recipe import Recipe
 from .state import STATE_SUFFIX
 
@@ -106,6 +107,19 @@ class Pictures:
             return self._remember(number, _reduced(picture, self.largest_side))
         raise ValueError(f"Expected pictures to train on, but none of {len(self)} files can be read.")
 
+    def split(self, share: float) -> tuple[Pictures, Pictures | None]:
+        """All but a share of them, and that share, rounded down: the same for the same pictures. None where it is
+        empty."""
+        count = int(share * len(self))
+        if not count:
+            return self, None
+        chosen = set(np.random.default_rng([len(self), 4]).permutation(len(self))[:count].tolist())
+        parts = [[s for i, s in enumerate(self.sources) if (i in chosen) is held] for held in (False, True)]
+        rest, held_out = (copy.copy(self) for _ in parts)
+        for part, sources in zip((rest, held_out), parts, strict=True):
+            part.sources, part._cache, part._cached_bytes, part._lock = sources, OrderedDict(), 0, threading.Lock()
+        return rest, held_out
+
     def digest(self) -> str:
         """Tells other pictures apart by their content and order, not by their names. Of large files it reads parts."""
         digest = hashlib.sha256()
@@ -134,13 +148,15 @@ class Batch:
     image: Tensor
     """(B, 3, S, S) in [-1, 1]: the target, and where the kept pixels come from."""
     encoded: Tensor
-    """(B, 3, S, S): what the latent is made of, `image` or a colour-shifted copy."""
+    """(B, 3, S, S): what the latent is made of, `image` or a drifting copy."""
     mask: Tensor
     """(B, 1, S, S) of 0 and 1; all ones where a sample has no condition."""
     noise: Tensor
     """(B, C, s, s) standard normal, for the sample of the posterior."""
     extra_noise: Tensor
     """(B, C, s, s) normal, in units of each latent's own deviation; 0 where nothing was shifted."""
+    inside: Tensor
+    """(B, 1, 1, 1) bool: whether latent cells that the mask does not touch are those of `image`."""
     crops: tuple[int, ...] | None
     """Numbers of the fixed crops, where there are any."""
 
@@ -174,13 +190,15 @@ class Samples:
         """(3, S, S) in [-1, 1]: a crop that no step's number stands for."""
         return self._crop(0, np.random.default_rng([seed, 3]))
 
-    def sample(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One row of a batch: image, encoded, mask, noise, extra noise. Threads may call it."""
+    def sample(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One row of a batch: image, encoded, mask, noise, extra noise, inside. Threads may call it."""
         recipe, side = self.recipe, self.recipe.crop
         crop_number = number % recipe.fixed_crops if recipe.fixed_crops else number
         crop_rng = np.random.default_rng([self.seed, 0, crop_number])
         image = self._crop(self._shuffled(crop_number), crop_rng)
         shift, shifted = ColourShift.random(crop_rng), crop_rng.random() < recipe.harmonise
+        drift = Drift.random(crop_rng, shift, varying=recipe.varying, softened=recipe.softened)
+        inside = crop_rng.random() < recipe.inside
 
         rng = np.random.default_rng([self.seed, 1, number])
         noise, extra_noise = torch.from_numpy(rng.standard_normal((2, *self.latent_shape), dtype=np.float32))
@@ -188,9 +206,10 @@ class Samples:
         mask = random_thick_mask(side, side, rng, scale=recipe.mask_scale) if conditioned else torch.ones(1, side, side)
         # without kept pixels nothing tells what the true colours are
         shifted = shifted and (conditioned or recipe.fixed_crops > 0)
-        encoded = shift(image) if shifted else image
+        encoded = drift(image) if shifted else image
         target = image if conditioned else encoded
-        return target, encoded, mask, noise, extra_noise * (recipe.latent_noise * shifted)
+        only_inside = torch.tensor(inside and shifted and conditioned).view(1, 1, 1)
+        return target, encoded, mask, noise, extra_noise * (recipe.latent_noise * shifted), only_inside
 
     def _shuffled(self, number: int) -> int:
         """Every picture once, then all again in another order."""

@@ -1,6 +1,6 @@
-"""The colour shifts that diffusion models bring, imitated, so that a decoder learns to undo them.
+"""The drift that diffusion models bring, imitated, so that a decoder learns to undo it.
 
-The latent is that of a shifted copy of the picture; the kept pixels and the target are the true ones. The idea is
+The latent is that of a drifting copy of the picture; the kept pixels and the target are the true ones. The idea is
 ASUKA's (arXiv 2312.04831), which sees decoding as local harmonisation; these shifts are our own choice.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -48,3 +49,51 @@ class ColourShift:
         cos, sin = np.cos(self.hue), np.sin(self.hue)
         cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
         return torch.from_numpy(cos * np.eye(3) + sin * cross + (1 - cos) / 3)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """All that happens to a picture before it is encoded. The default changes nothing."""
+
+    shift: ColourShift = ColourShift()
+    other: ColourShift | None = None
+    """Of the opposite side of the picture, towards which the shift changes linearly."""
+    angle: float = 0.0
+    """Radians: the direction of that."""
+    blur: float | None = None
+    """Standard deviation of a Gaussian, pixels; None: neither blurred nor moved."""
+    moved: tuple[float, float] = (0.0, 0.0)
+    """Right and down, pixels."""
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, shift: ColourShift, *, varying: float, softened: float) -> Drift:
+        """A shift that varies over the picture, and a blur of up to 0.8 pixels with a move of up to half a pixel, each
+        with the given probability."""
+        varies, softens = rng.random(size=2)
+        other, angle = ColourShift.random(rng), rng.uniform(0, 2 * np.pi)
+        blur, right, down = rng.uniform((0.3, -0.5, -0.5), (0.8, 0.5, 0.5))
+        return cls(
+            shift,
+            other if varies < varying else None,
+            float(angle),
+            float(blur) if softens < softened else None,
+            (float(right), float(down)),
+        )
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(3, H, W) in [-1, 1]."""
+        result = self.shift(image)
+        if self.other is not None:
+            height, width = image.shape[-2:]
+            y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
+            cos, sin = np.cos(self.angle), np.sin(self.angle)
+            ramp = 0.5 + 0.5 * (cos * x + sin * y) / (abs(cos) + abs(sin))
+            result = torch.lerp(result, self.other(image), ramp.to(image))
+        return result if self.blur is None else self._softened(result, self.blur)
+
+    def _softened(self, image: Tensor, blur: float) -> Tensor:
+        taps = torch.arange(-3.0, 4.0)
+        across, down = (torch.exp(-0.5 * ((taps - move) / blur) ** 2) for move in self.moved)
+        kernel = (down / down.sum())[:, None] * (across / across.sum())
+        padded = F.pad(image[:, None], (3, 3, 3, 3), mode="replicate")
+        return F.conv2d(padded, kernel[None, None].to(image))[:, 0]

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import Checkpoint, Layout, build
 from ..config import Config
+from ..harmonise import harmonise
 from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
 from .copying import copied_modules, hold_to_code
@@ -32,10 +33,10 @@ from .distributed import Processes
 from .files import RunFiles
 from .health import Decode, Health
 from .prefetch import Prefetched
-from .recipe import Precision, Recipe, Start
+from .recipe import UNKNOWN_TO_OLD_RUNS, Precision, Recipe, Start
 from .signals import deferred
 from .start import decoder_digest, frozen_digest, needs_pictures, started
-from .state import State, optimizer_tensors, pack, restore_optimizer, state_folder, unpack
+from .state import State, optimizer_tensors, pack, read_settings, restore_optimizer, state_folder, unpack
 from .step import Criterion, sample_latent
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,15 @@ FIRST_LR = 0.01
 """Where the warm-up starts, as a share of the learning rate (the paper's)."""
 SPEED_STEPS = 50
 """Steps that the reported speed is the mean of."""
+
+
+MEASUREMENTS = 50
+"""On held-out pictures, in the course of a run."""
+HELD_OUT = "held_out"
+"""Their loss, among the figures of a step."""
+
+_Latents = dict[tuple[int, str], tuple[Tensor, Tensor]]
+"""Mean and deviation of a fixed crop's own latent, and of that of its drifting copy."""
 
 
 class TrainingError(RuntimeError):
@@ -102,6 +112,7 @@ class Training:
         save_seconds: how often the state and `out` are written; also after the last step, and when the run is stopped.
         save_steps: the same in steps.
         metadata: added to the header of `out`.
+        held_out: pictures to measure on; None: a share of `pictures`, as the recipe says.
 
     Attributes:
         notes: what the user should know of how the run goes on, in sentences.
@@ -130,6 +141,7 @@ class Training:
         save_seconds: float = 600.0,
         save_steps: int | None = None,
         metadata: Mapping[str, str] | None = None,
+        held_out: Pictures | None = None,
     ):
         if config.encoder_channels is None:
             raise ValueError(
@@ -139,12 +151,27 @@ class Training:
             raise ValueError(
                 "Expected pictures, to train on or to match the norms of a fractional width, but got none. Give some."
             )
-        self.recipe, self.out, self.seed = recipe, out, seed
         self.folder = folder or state_folder(out)
+        if resume:
+            recipe = _known_to_run(recipe, self.folder)
+        self.recipe, self.out, self.seed = recipe, out, seed
         self.device, self.processes = torch.device(device), processes or Processes()
         self.save_seconds, self.save_steps = save_seconds, save_steps
         self.metadata = dict(metadata or {})
+        given, measured = pictures, held_out
+        if pictures is not None and held_out is None:
+            pictures, measured = pictures.split(recipe.held_out)
         self.samples = None if pictures is None else Samples(pictures, recipe, config, seed=seed)
+        self.held_out: Samples | None = None
+        """Of pictures that are not trained on."""
+        if measured is not None:
+            self.held_out = Samples(measured, dataclasses.replace(recipe, fixed_crops=0), config, seed=seed)
+        self.best: dict[str, Tensor] | None = None
+        """Averaged weights of `best_step`."""
+        self.best_step: int | None = None
+        """Whose averaged weights did best on held-out pictures, and are what is saved; None: nothing was measured."""
+        self.best_loss = math.inf
+        self._measured_since = 0
         self.step = self.skipped = 0
         self.history: dict[str, list[float]] = {}
         self._stop = False
@@ -160,8 +187,9 @@ class Training:
                 "decoder": decoder_digest(vae),
                 "recipe": _plain(recipe.to_dict()),
                 "seed": seed,
-                "pictures": 0 if pictures is None else len(pictures),
-                "digest": None if pictures is None else pictures.digest(),
+                "pictures": 0 if given is None else len(given),
+                "digest": None if given is None else given.digest(),
+                "held_out": None if measured is None else measured.digest(),
                 "processes": self.processes.count,
             }
             state = self._files.state_to_resume(settings)
@@ -239,25 +267,26 @@ class Training:
     def _steps(self) -> Generator[Report, None, None]:
         network = self.processes.wrap(self._compiled(), self.device)
         judge = self.discriminator and self.processes.wrap(self.discriminator, self.device)
-        latents: dict[int, tuple[Tensor, Tensor]] = {}
+        latents: _Latents = {}
         saved_at, bad_in_a_row = time.monotonic(), 0
         clock = [(saved_at, self.step)]
         self._unsaved = self.step == 0
-        if self.step >= self.recipe.steps:
+        if self.finished:
             return
         assert self.samples is not None
         if self.processes.first:
             self._health = Health(self.samples.preview(self.seed)[None].to(self.device), self.vae, self._decoders())
         try:
             with Prefetched(self.samples, self._batches()) as batches:
-                while self.step < self.recipe.steps and not self._stop:
+                while not self.finished and not self._stop:
                     lr = self._set_lr()
                     result = self._optimise(network, judge, batches, latents)
                     self.skipped += not result.stepped
                     bad_in_a_row = 0 if result.stepped else bad_in_a_row + result.bad
                     self.step += 1
                     self._unsaved = True
-                    self._remember({"loss": result.loss, **result.figures, "lr": lr})
+                    figures = {**result.figures, **self._measure_if_due()}
+                    self._remember({"loss": result.loss, **figures, "lr": lr})
                     if bad_in_a_row == BAD_STEPS:
                         raise self._diverged(f"a finite loss, but {BAD_STEPS} steps in a row had none")
                     now = time.monotonic()
@@ -265,7 +294,7 @@ class Training:
                     if self.save_steps is not None:
                         due = due or self.step % self.save_steps == 0
                     # in a row of bad steps nobody knows yet whose fault it is
-                    if (due and not bad_in_a_row) or self.step == self.recipe.steps:
+                    if (due and not bad_in_a_row) or self.finished:
                         self.save()
                         saved_at = now
                     clock = [*clock[-SPEED_STEPS:], (now, self.step)]
@@ -274,7 +303,7 @@ class Training:
                         step=self.step,
                         steps=self.recipe.steps,
                         loss=result.loss,
-                        figures=result.figures,
+                        figures=figures,
                         lr=lr,
                         samples_per_second=rate * self._pictures_a_step,
                         seconds_left=(self.recipe.steps - self.step) / max(rate, 1e-9),
@@ -316,7 +345,7 @@ class Training:
         network: nn.Module,
         judge: nn.Module | None,
         batches: Prefetched,
-        latents: dict[int, tuple[Tensor, Tensor]],
+        latents: _Latents,
     ) -> _Result:
         """One step of the optimisers. The loss is NaN where the step had to be skipped."""
         recipe = self.recipe
@@ -329,8 +358,9 @@ class Training:
             batch = _moved(next(batches), self.device, self._channels_last)
             with _without_sync(network, not last), _without_sync(judge, not last):
                 with _autocast(self.device, recipe):
-                    latent = sample_latent(*self._posterior(batch, latents), batch)
-                    output = network(self.vae.network_latent(latent), image=batch.image, mask=batch.mask)
+                    latent = self.vae.network_latent(self._latent(batch, latents))
+                    output = network(latent, image=batch.image, mask=batch.mask)
+                output = self._seen(output, batch, latent)
                 loss, log = self.criterion.reconstruction(output, batch.image, batch.mask)
                 if adversarial:
                     last_layer = self.vae.decoder.conv_out
@@ -370,16 +400,91 @@ class Training:
         return finite
 
     @torch.no_grad()
-    def _posterior(self, batch: Batch, latents: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        if batch.crops is None:
-            return self.vae.posterior(batch.encoded)
-        new = [i for i, crop in enumerate(batch.crops) if crop not in latents]
+    def _latent(self, batch: Batch, latents: _Latents | None) -> Tensor:
+        """(B, C, h, w).
+
+        Args:
+            latents: those of fixed crops; None: encode all.
+        """
+        crops = None if latents is None else batch.crops
+        drifting = None if crops is None else [(crop, "drifting") for crop in crops]
+        mean, deviation = self._posterior(batch.encoded, drifting, latents)
+        rows = batch.inside.flatten().nonzero().flatten().tolist() if self.recipe.inside else []
+        if not rows:
+            return sample_latent(mean, deviation, batch)
+        names = None if crops is None else [(crops[row], "own") for row in rows]
+        own = mean.clone(), deviation.clone()
+        for whole, part in zip(own, self._posterior(batch.image[rows], names, latents), strict=True):
+            whole[rows] = part.to(whole)
+        return sample_latent(mean, deviation, batch, own)
+
+    def _posterior(
+        self, images: Tensor, names: Sequence[tuple[int, str]] | None, latents: _Latents | None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, from `latents` where they have names."""
+        if names is None or latents is None:
+            return self.vae.posterior(images)
+        new = [i for i, name in enumerate(names) if name not in latents]
         if new:
-            moments = self.vae.posterior(batch.encoded[new])
+            moments = self.vae.posterior(images[new])
             for i, mean, deviation in zip(new, *(m.cpu() for m in moments), strict=True):
-                latents[batch.crops[i]] = mean, deviation
-        means, deviations = zip(*(latents[crop] for crop in batch.crops), strict=True)
+                latents[names[i]] = mean, deviation
+        means, deviations = zip(*(latents[name] for name in names), strict=True)
         return torch.stack(means).to(self.device), torch.stack(deviations).to(self.device)
+
+    def _seen(self, output: Tensor, batch: Batch, latent: Tensor) -> Tensor:
+        """What the losses see of the network's output."""
+        if not self.recipe.through_harmonise:
+            return output
+        with torch.no_grad(), _autocast(self.device, self.recipe):
+            plain = self.vae.decoder(latent)
+        return harmonise(
+            output.float(), image=batch.image, mask=batch.mask, plain=plain.float(), factor=self.vae.config.factor
+        )
+
+    @torch.no_grad()
+    def _measure(self) -> float:
+        """The mean loss of the averaged weights on held-out pictures: of the same samples every time."""
+        assert self.held_out is not None
+        count, losses = self.recipe.measured, list[Tensor]()
+        with self.averaged() as vae:
+            for first in range(0, count, self.recipe.batch):
+                size = min(self.recipe.batch, count - first)
+                batch = _moved(self.held_out.batch(first, size), self.device, self._channels_last)
+                with _autocast(self.device, self.recipe):
+                    latent = vae.network_latent(self._latent(batch, None))
+                    output = vae.decoder(latent, image=batch.image, mask=batch.mask)
+                output = self._seen(output, batch, latent)
+                losses.append(self.criterion.reconstruction(output, batch.image, batch.mask)[0].float() * size)
+        return self.processes.mean(torch.stack(losses).sum()[None] / count).item()
+
+    def _measure_if_due(self) -> dict[str, float]:
+        """What is to be remembered of a step besides. The best weights so far are kept."""
+        if self.held_out is None:
+            return {}
+        every = self.recipe.measure_steps or max(1, self.recipe.steps // MEASUREMENTS)
+        if self.step % every and self.step != self.recipe.steps:
+            return {}
+        loss = self._measure()
+        if self._measured(self.step, loss):
+            self.best = {name: tensor.clone() for name, tensor in self.average.items()}
+        return {HELD_OUT: loss}
+
+    def _measured(self, step: int, loss: float) -> bool:
+        """Counts a measurement; whether it is the best so far."""
+        if not math.isfinite(loss):
+            return False
+        better = loss < self.best_loss
+        if better:
+            self.best_step, self.best_loss = step, loss
+        self._measured_since = 0 if better else self._measured_since + 1
+        return better
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train: all steps are made, or none of the last measurements was better."""
+        patience = self.recipe.patience
+        return self.step >= self.recipe.steps or (patience > 0 and self._measured_since >= patience)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -448,6 +553,8 @@ class Training:
     def _tensors(self) -> dict[str, Tensor]:
         """Of a state, on the CPU."""
         tensors = pack("weights", {name: p for p, name in self.parameters.items()}) | pack("average", self.average)
+        if self.best is not None:
+            tensors |= pack("best", self.best)
         tensors |= pack("optimizer", optimizer_tensors(self.optimizer, self.parameters))
         if self.discriminator is not None:
             tensors |= pack("discriminator", dict(self.discriminator.state_dict()))
@@ -463,9 +570,10 @@ class Training:
             "steps": self.step,
             "pictures": self._settings["pictures"],
             "run": self._settings["run"],
+            **({} if self.best_step is None else {"best_step": self.best_step}),
         }
         state = {name: tensor.cpu() for name, tensor in self.vae.state_dict().items()}
-        state |= {name: tensor.cpu() for name, tensor in self.average.items()}
+        state |= {name: tensor.cpu() for name, tensor in (self.best or self.average).items()}
         # on the CPU: a device whose memory ran out has no room for a second copy
         averaged = build(Checkpoint(Layout.NATIVE, self.vae.config, state, {}), dtype=torch.float32)
         self._files.write_out(averaged, summary, self.metadata)
@@ -517,7 +625,22 @@ class Training:
             restore_optimizer(self.discriminator_optimizer, moments, self.discriminator_names)
         self.scaler.load_state_dict(state.scaler)
         self.history = {name: column.tolist() for name, column in unpack("history", state.tensors).items()}
+        if self._settings["held_out"] != state.settings.get("held_out"):  # other pictures: not to be compared
+            self.history.pop(HELD_OUT, None)
+        for step, loss in enumerate(self.history.get(HELD_OUT, []), start=1):
+            self._measured(step, loss)
+        if self.best_step is not None:
+            best = unpack("best", state.tensors)
+            self.best = {name: tensor.to(self.average[name], copy=True) for name, tensor in best.items()}
         logger.info("Going on at step %d.", self.step)
+
+
+def _known_to_run(recipe: Recipe, folder: Path) -> Recipe:
+    """As a run of an earlier version was made."""
+    settings = read_settings(folder)
+    if settings is None:
+        return recipe
+    return dataclasses.replace(recipe, **{k: v for k, v in UNKNOWN_TO_OLD_RUNS.items() if k not in settings["recipe"]})
 
 
 def learning_rate(recipe: Recipe, step: int, *, pictures: int) -> float:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..masks import random_thick_mask
 from ..pictures import to_pillow
-from .loop import Training
+from .loop import HELD_OUT, Training
 from .plot import INK, PAPER, draw_losses
 
 TITLES = ("source", "masked", "decoded without", "decoded with")
@@ -20,14 +20,15 @@ class Preview:
     """A row "source · masked · decoded without · decoded with" of a fixed crop and mask.
 
     Args:
-        training: whose pictures, crop size and averaged weights are shown.
+        training: whose pictures, those held out if there are any, crop size and averaged weights are shown.
     """
 
     def __init__(self, training: Training):
         self._training = training
         side = training.recipe.crop
-        assert training.samples is not None
-        self._image = training.samples.preview(training.seed)[None]
+        samples = training.held_out or training.samples
+        assert samples is not None
+        self._image = samples.preview(training.seed)[None]
         rng = np.random.default_rng([training.seed, 3])
         mask = random_thick_mask(side, side, rng)
         while not 0.15 < mask.mean() < 0.6:
@@ -54,7 +55,9 @@ class Preview:
         """The loss curve above the row."""
         row = self.row()
         curves = {
-            name: self._training.history[name] for name in ("loss", "generated") if name in self._training.history
+            name.replace("_", " "): self._training.history[name]
+            for name in ("loss", "generated", HELD_OUT)
+            if name in self._training.history
         }
         plot = draw_losses(curves, size=(row.width, PLOT_HEIGHT))
         canvas = Image.new("RGB", (row.width, plot.height + row.height), PAPER)

@@ -57,6 +57,13 @@ class Recipe:
     """Size of the masks' strokes and boxes; 1 is LaMa's "thick" for pictures of the crop's size."""
     harmonise: float = 0.5
     """Share of the conditioned samples whose latent comes from a colour-shifted copy of the picture."""
+    varying: float = 0.3
+    """Share of those whose shift varies over the picture."""
+    inside: float = 0.3
+    """Share of those that drift inside the mask only: latent cells that it does not touch are the true picture's, as
+    with the host's noise mask."""
+    softened: float = 0.2
+    """Share of those that are blurred a little too, and moved by a part of a pixel."""
     latent_noise: float = 0.05
     """Deviation of the noise added to those latents, relative to each latent's own."""
 
@@ -65,6 +72,8 @@ class Recipe:
     """Of the squared error: what PSNR measures."""
     lpips: float = 1.0
     ssim: float = 0.0
+    amplified: float = 0.0
+    """Of colour errors under a strong contrast (`asymvq.losses.amplified`)."""
     adversarial: float = 0.0
     """Weight of the hinge GAN, on top of the adaptive one."""
     adversarial_start: int = 0
@@ -73,6 +82,8 @@ class Recipe:
     """Extra weight of generated pixels next to kept ones, in l1 and l2."""
     border_width: int = 4
     """Pixels."""
+    through_harmonise: bool = False
+    """The losses see what harmonising makes of the output: the decoder learns what harmonising cannot do."""
     sum_pixels: bool = False
     """Sum the reconstruction losses over a picture's values, as the paper does, where others take the mean."""
 
@@ -96,6 +107,15 @@ class Recipe:
     copying: bool = False
     """Hold the finest level to the code in which kept pixels pass unchanged (`asymvq.training.copying`)."""
 
+    held_out: float = 0.05
+    """Share of the pictures that are measured, not trained on. What is saved is the weights that did best on them."""
+    measured: int = 16
+    """Samples of those a measurement."""
+    measure_steps: int = 0
+    """Between two measurements; 0: a fiftieth of all steps."""
+    patience: int = 0
+    """Measurements without a better one after which the run ends; 0: never."""
+
     precision: Precision = Precision.FP32
     channels_last: bool = True
     """Lay pictures and weights out channels last; not on a CPU, whose backward pass is slower so."""
@@ -105,11 +125,21 @@ class Recipe:
     """torch.compile: faster after minutes of compilation, where a compiler is at hand."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch", "accumulate", "crop", "border_width", "mask_scale", "lr", "decoder_lr")
-        shares = ("unconditioned", "harmonise")
+        positive = (
+            "steps",
+            "batch",
+            "accumulate",
+            "crop",
+            "border_width",
+            "mask_scale",
+            "lr",
+            "decoder_lr",
+            "measured",
+        )
+        shares = ("unconditioned", "harmonise", "varying", "inside", "softened")
         weights = (
-            "l1", "l2", "lpips", "ssim", "adversarial", "adversarial_start", "border", "latent_noise", "weight_decay",
-            "warm_up", "final_lr", "clip", "fixed_crops",
+            "l1", "l2", "lpips", "ssim", "amplified", "adversarial", "adversarial_start", "border", "latent_noise",
+            "weight_decay", "warm_up", "final_lr", "clip", "fixed_crops", "measure_steps", "patience",
         )  # fmt: skip
         for name in positive:
             _check(name, getattr(self, name), getattr(self, name) > 0 or (name == "steps" and self.steps == 0), "> 0")
@@ -117,6 +147,7 @@ class Recipe:
             _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
         for name in weights:
             _check(name, getattr(self, name), getattr(self, name) >= 0, "≥ 0")
+        _check("held_out", self.held_out, 0 <= self.held_out < 1, "≥ 0 and < 1")
         _check("average", self.average, 0 <= self.average < 1, "≥ 0 and < 1")
         low, high = self.crop_scale
         _check("crop_scale", self.crop_scale, 0 < low <= high <= 1, "two shares, 0 < low ≤ high ≤ 1")
@@ -127,8 +158,10 @@ class Recipe:
                 "Expected copying or an adversarial loss, but got both: copying freezes the layer at which the "
                 "adversarial loss is weighed. Set one of them to 0."
             )
-        if not (self.l1 or self.l2 or self.lpips or self.ssim):
-            raise ValueError("Expected a weight above 0 for at least one of l1, l2, lpips and ssim, but got none.")
+        if not (self.l1 or self.l2 or self.lpips or self.ssim or self.amplified):
+            raise ValueError(
+                "Expected a weight above 0 for at least one of l1, l2, lpips, ssim and amplified, but got none."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As `json.dumps` takes it, and `from_dict` takes back."""
@@ -149,6 +182,10 @@ class Recipe:
             if field in values:
                 values[field] = kind(values[field])
         return cls(**values)
+
+
+UNKNOWN_TO_OLD_RUNS: dict[str, Any] = {"varying": 0.0, "inside": 0.0, "softened": 0.0, "held_out": 0.0}
+"""What a run of a version without these settings is made with, to its end."""
 
 
 def parse_setting(text: str) -> dict[str, Any]:
@@ -184,7 +221,7 @@ RECIPES: dict[str, Recipe] = {
     "fidelity": Recipe(lpips=0.0, ssim=0.2),
     "paper": Recipe(
         steps=200_000, batch=10, condition=ConditionKind.BLEND, harmonise=0.0, latent_noise=0.0, border=0.0,
-        adversarial=0.8, adversarial_start=50_001, sum_pixels=True,
+        adversarial=0.8, adversarial_start=50_001, sum_pixels=True, held_out=0.0,
         lr=4.5e-6, decoder_lr=1.0, scale_lr=True, betas=(0.5, 0.9), warm_up=5000, final_lr=1e-6, clip=0.0, average=0.0,
     ),
 }  # fmt: skip

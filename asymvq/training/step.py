@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..losses import (
     PatchDiscriminator,
     adaptive_weight,
+    amplified_loss,
     border_weights,
     generator_loss,
     perceptual_loss,
@@ -33,10 +35,21 @@ def autoencoder_loss(vae: AsymmetricAutoencoder, image: Tensor, *, kl_weight: fl
 
 
 @torch.no_grad()
-def sample_latent(mean: Tensor, deviation: Tensor, batch: Batch) -> Tensor:
-    """A sample of the posterior with the batch's own noise, (B, C, h, w)."""
+def sample_latent(mean: Tensor, deviation: Tensor, batch: Batch, own: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """A sample of the posterior with the batch's own noise, (B, C, h, w).
+
+    Args:
+        own: mean and deviation of the true pictures' latents, for samples that drift inside the mask only; where they
+            drift everywhere, any.
+    """
     spread = mean.std(dim=(1, 2, 3), keepdim=True)
-    return mean + deviation * batch.noise.to(mean) + spread * batch.extra_noise.to(mean)
+    noise, extra = batch.noise.to(mean), spread * batch.extra_noise.to(mean)
+    latent = mean + deviation * noise + extra
+    if own is None:
+        return latent
+    # as the host's noise mask: cells that the mask does not touch are the source's
+    kept = (F.max_pool2d(batch.mask, batch.mask.shape[-1] // mean.shape[-1]) == 0) & batch.inside
+    return torch.where(kept, own[0] + own[1] * noise, latent)
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Criterion:
     discriminator: PatchDiscriminator | None = None
 
     def reconstruction(self, output: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pixel errors, LPIPS and SSIM as weighted by the recipe, of (B, 3, H, W) in [-1, 1].
+        """Pixel errors, LPIPS, SSIM and amplified differences as weighted by the recipe, of (B, 3, H, W) in [-1, 1].
 
         Args:
             mask: (B, 1, H, W) of 0 and 1, 1 = generated.
@@ -69,6 +82,9 @@ class Criterion:
         if recipe.ssim:
             structure, figures = structure_loss(output, image)
             loss, log = loss + recipe.ssim * structure, log | figures
+        if recipe.amplified:
+            contrast, figures = amplified_loss(output, image, mask=mask)
+            loss, log = loss + recipe.amplified * contrast, log | figures
         return loss * (image[0].numel() if recipe.sum_pixels else 1), log
 
     def adversarial(
