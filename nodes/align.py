@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..asymvq.align import Aligned, align
-from .host import say
+from .host import CATEGORY, say
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, taken, to_image
 
 
@@ -18,7 +18,7 @@ class AsymVQAlign(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQAlign",
             display_name="Align Edit to Source",
-            category="image/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Lays an edited picture over its source again, to parts of a pixel. Edit models give the whole picture "
                 "back shifted by pixels, zoomed or at another size; nothing can be pasted back before that is undone. "
@@ -35,6 +35,10 @@ class AsymVQAlign(io.ComfyNode):
                 "qwen edit shift",
                 "pixel shift",
                 "对齐",
+                "composite original",
+                "preserve original pixels",
+                "kontext",
+                "flux klein",
             ],
             inputs=[
                 io.Image.Input("edited", tooltip="What the edit model gave. Another size is scaled to the source's."),

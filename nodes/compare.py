@@ -17,6 +17,7 @@ from ..asymvq.checkpoint.errors import shown
 from ..asymvq.evaluation import MEASURES, Way, measure, pasted
 from ..asymvq.metrics import NothingToMeasureError, edge_step
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
+from .host import CATEGORY
 from .memory import give_back_memory
 from .tensors import image_tensor, mask_tensor, to_signed
 
@@ -54,12 +55,23 @@ class AsymVQCompare(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQCompare",
             display_name="Compare Decodes",
-            category="image/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "One or more results beside their reference: a labelled panel with amplified differences and a "
                 "magnified detail, and how well each keeps what the mask keeps, in numbers."
             ),
-            search_aliases=["difference map", "psnr", "ssim", "metrics", "image quality", "compare images", "vqgan"],
+            search_aliases=[
+                "difference map",
+                "psnr",
+                "ssim",
+                "metrics",
+                "image quality",
+                "compare images",
+                "vqgan",
+                "before after",
+                "seam",
+                "对比",
+            ],
             is_output_node=True,
             inputs=[
                 io.Image.Input(

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..asymvq.crop import box_around
+from .host import CATEGORY
 from .tensors import image_tensor, mask_tensor, require_one_size, to_image
 
 
@@ -15,7 +16,7 @@ class AsymVQCropAroundMask(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQCropAroundMask",
             display_name="Crop Around Mask",
-            category="image/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "The square of a large picture in which the mask lies, in the picture's own pixels. Edit and decode "
                 "it, then put the result back with Image Composite Masked, at x and y: nothing is scaled, so what "

@@ -13,7 +13,7 @@ from ..asymvq.autoencoder import check_together
 from ..asymvq.decode import Keep, Region
 from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source, fit_source
-from .host import say
+from .host import CATEGORY, say
 from .stock import decode_pictures, put_into_source
 from .tensors import image_tensor, latent_tensor, mask_tensor, require_one_size, to_image
 from .vae import AsymmetricVAE, Tiling
@@ -28,7 +28,7 @@ class AsymVQDecode(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQDecode",
             display_name="Asymmetric VQGAN Decode",
-            category="latent/inpaint",
+            category=CATEGORY,
             description=(
                 "Decodes an edited latent together with the source picture and the mask: what the mask keeps stays as "
                 "it was, bit for bit, and what was edited fits its neighbours. For any VAE, video too; an asymmetric "
@@ -45,6 +45,16 @@ class AsymVQDecode(io.ComfyNode):
                 "composite original",
                 "color match",
                 "seam",
+                "inpaint",
+                "inpainting",
+                "outpaint",
+                "preserve original pixels",
+                "restore unmasked",
+                "keep original",
+                "局部重绘",
+                "重绘",
+                "扩图",
+                "接缝",
             ],
             inputs=[
                 io.Latent.Input("samples", tooltip="The edited latent that comes from the sampler."),

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..asymvq.pictures import open_picture
+from .host import CATEGORY
 
 ASSETS = Path(__file__).parent.parent / "asymvq" / "assets"
 
@@ -20,7 +21,7 @@ class AsymVQDemoPictures(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQDemoPictures",
             display_name="Asymmetric VQGAN Demo Pictures",
-            category="image/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Two photos and a mask that come with the pack, so that the quickstart workflow runs at once. Put Load "
                 "Image nodes in its place to try your own."

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..asymvq.compose import paste
 from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source
-from .host import say
+from .host import CATEGORY, say
 from .memory import give_back_memory
 from .progress import HostProgress
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
@@ -21,7 +21,7 @@ class AsymVQHarmonise(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQHarmonise",
             display_name="Harmonise Edit",
-            category="latent/inpaint",
+            category=CATEGORY,
             description=(
                 "Puts an edited picture into its source: colours and light of the edit continue the kept pixels', and "
                 "those are the source's, bit for bit. For edits that come as pictures: edit models, API nodes, other "
@@ -40,6 +40,15 @@ class AsymVQHarmonise(io.ComfyNode):
                 "color drift",
                 "image composite masked",
                 "和谐化",
+                "inpaint",
+                "seam fix",
+                "preserve original pixels",
+                "keep original",
+                "harmonise",
+                "局部重绘",
+                "重绘",
+                "接缝",
+                "色差",
             ],
             inputs=[
                 io.Image.Input("edited", tooltip="What was edited, of the source's size. Several are taken in turn."),

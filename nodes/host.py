@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 OLDEST_HOST = (0, 20, 0)
+CATEGORY = "Asymmetric VQGAN"
+"""The one folder of the pack's nodes, in menus and the node library."""
 
 
 def require_host() -> None:

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..asymvq.checkpoint import Checkpoint, read, with_encoder
 from ..asymvq.config import preset_name
-from .host import file_fingerprint
+from .host import CATEGORY, file_fingerprint
 from .vae import AsymmetricVAE
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,20 @@ class AsymVQLoader(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQLoader",
             display_name="Load Asymmetric VQGAN",
-            category="loaders/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Loads an asymmetric VAE, whose decoder can be shown the pixels to keep. The file's layout (paper, "
                 "ASUKA, diffusers, our own) is recognised by itself. The VAE works in every stock node too."
             ),
-            search_aliases=["asymmetric vae", "vqgan", "asymmetric autoencoder", "keep unmasked", "load vae"],
+            search_aliases=[
+                "asymmetric vae",
+                "vqgan",
+                "asymmetric autoencoder",
+                "keep unmasked",
+                "load vae",
+                "asuka",
+                "加载VAE",
+            ],
             inputs=[
                 io.Combo.Input(
                     "vae_name",

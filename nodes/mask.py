@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..asymvq.masks import MAX_THICKNESS, draw_thick_mask
+from .host import CATEGORY
 
 MOST_BYTES = 2**31
 """Of all masks of a batch: two of the largest, or 2 048 of 512×512."""
@@ -20,12 +21,20 @@ class AsymVQRandomMask(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQRandomMask",
             display_name="Random Inpainting Mask",
-            category="mask/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Masks of thick strokes or boxes, as inpainting models are trained and measured with. One seed always "
                 "gives the same masks; the first is the one that python -m asymvq evaluate draws for its first picture."
             ),
-            search_aliases=["random mask", "lama mask", "brush strokes", "irregular mask", "test mask", "vqgan"],
+            search_aliases=[
+                "random mask",
+                "lama mask",
+                "brush strokes",
+                "irregular mask",
+                "test mask",
+                "vqgan",
+                "遮罩",
+            ],
             inputs=[
                 io.Int.Input(
                     "seed",

@@ -33,7 +33,7 @@ from ..asymvq.paint_by_example import (
     kept,
     load_head,
 )
-from .host import file_fingerprint
+from .host import CATEGORY, file_fingerprint
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
 
 HeadType = io.Custom("PBE_HEAD")
@@ -72,7 +72,7 @@ class AsymVQPaintByExampleLoader(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQPaintByExampleLoader",
             display_name="Load Paint by Example",
-            category="loaders/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Loads a whole Paint by Example checkpoint (.ckpt or .safetensors): a Stable Diffusion that paints "
                 "what an example picture shows. It takes no prompt, so there is no CLIP for text."
@@ -126,7 +126,7 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQPaintByExampleHeadLoader",
             display_name="Load Paint by Example Head",
-            category="loaders/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Loads Paint by Example's conditioning head alone, for those who have diffusers' files: image_encoder "
                 "goes here, unet into Load Diffusion Model, vae into Load VAE, and Load CLIP Vision takes any CLIP "
@@ -165,7 +165,7 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQPaintByExampleConditioning",
             display_name="Paint by Example Conditioning",
-            category="conditioning/inpaint",
+            category=CATEGORY,
             description=(
                 "Tells Paint by Example what to paint (the example) and where (the mask). The latent is empty, of the "
                 "picture's size: sample it with denoise 1, then decode it together with the picture and the mask."

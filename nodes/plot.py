@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..asymvq.training.plot import draw_losses
+from .host import CATEGORY
 
 
 class AsymVQLossPlot(io.ComfyNode):
@@ -17,7 +18,7 @@ class AsymVQLossPlot(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQLossPlot",
             display_name="Plot Training Loss",
-            category="model/training",
+            category=CATEGORY,
             description="Draws the loss of a training, step by step: logarithmic, smoothed over the single values.",
             search_aliases=["loss graph", "loss curve", "training chart"],
             is_output_node=True,

@@ -10,6 +10,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..asymvq.checkpoint import save
+from .host import CATEGORY
 from .load import Precision
 from .places import place_below_output
 from .vae import AsymmetricVAE
@@ -34,7 +35,7 @@ class AsymVQSave(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQSave",
             display_name="Save Asymmetric VQGAN",
-            category="model/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Saves an asymmetric VAE below ComfyUI's output folder, numbered so that nothing is overwritten. Files "
                 "in output/vae appear in the loaders."

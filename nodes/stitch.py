@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..asymvq.masks import edited
 from ..asymvq.stitch import Crop, crop_for_inpainting, stitch
-from .host import say
+from .host import CATEGORY, say
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
 
 CROP = io.Custom("ASYMVQ_CROP")
@@ -41,7 +41,7 @@ class AsymVQInpaintCrop(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQInpaintCrop",
             display_name="Crop for Inpainting",
-            category="image/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Cuts the part around the mask out of a picture, scaled to what your model likes, and widens the "
                 "picture where you expand it (outpainting). Edit the part with any model, then give it to Stitch Back."
@@ -58,6 +58,8 @@ class AsymVQInpaintCrop(io.ComfyNode):
                 "large picture",
                 "重绘",
                 "扩图",
+                "inpaint",
+                "局部重绘",
             ],
             inputs=[
                 io.Image.Input("image", tooltip="The whole picture. Several share one part, around all their masks."),
@@ -194,7 +196,7 @@ class AsymVQStitch(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQStitch",
             display_name="Stitch Back",
-            category="image/asymmetric vqgan",
+            category=CATEGORY,
             description=(
                 "Puts the edited part of Crop for Inpainting back into the whole picture. Only what the mask edits is "
                 "taken; every other pixel is the source's, bit for bit, also when the part was scaled."
@@ -210,6 +212,11 @@ class AsymVQStitch(io.ComfyNode):
                 "outpaint",
                 "拼接",
                 "重绘",
+                "inpaint",
+                "crop and stitch",
+                "keep original",
+                "接缝",
+                "局部重绘",
             ],
             inputs=[
                 CROP.Input("crop", tooltip="From Crop for Inpainting."),

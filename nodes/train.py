@@ -34,7 +34,7 @@ from ..asymvq.training.data import Pictures
 from ..asymvq.training.loop import Report, Training
 from ..asymvq.training.preview import Preview
 from ..asymvq.training.start import condition_to_train
-from .host import say, show_on_node
+from .host import CATEGORY, say, show_on_node
 from .places import place_below_output
 from .tensors import image_tensor
 from .vae import AsymmetricVAE
@@ -153,13 +153,21 @@ class AsymVQTrain(io.ComfyNode):
         return io.Schema(
             node_id="AsymVQTrain",
             display_name="Train Asymmetric VQGAN Decoder",
-            category="model/training",
+            category=CATEGORY,
             description=(
                 "Trains a decoder for a VAE that is shown the pixels to keep. The encoder stays as it is, so that the "
                 "decoder fits every model that uses this VAE. Interrupting saves, as does stopping the server; "
                 "queueing again goes on."
             ),
-            search_aliases=["train vae", "asymmetric vae", "vqgan", "finetune decoder", "keep unmasked"],
+            search_aliases=[
+                "train vae",
+                "asymmetric vae",
+                "vqgan",
+                "finetune decoder",
+                "keep unmasked",
+                "train decoder",
+                "训练",
+            ],
             is_output_node=True,
             is_input_list=True,
             inputs=[
