@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import struct
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Container
+from collections.abc import AsyncGenerator, Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 START_SECONDS = 300  # on a busy machine
 RUN_SECONDS = 300
+TEXT_EVENT = 3
+"""Of the host's BinaryEventTypes."""
 
 
 class Server:
@@ -62,20 +68,57 @@ class Server:
             self._process.kill()
             self._process.wait()
 
+    def signal(self, number: int) -> int:
+        """Sends a signal and waits for the end of the process, whose exit status it gives."""
+        self._process.send_signal(number)
+        return self._process.wait(RUN_SECONDS)
+
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as response:
             return json.load(response)
 
     def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
         """Queues a graph in API format and returns its history: status, messages, outputs."""
+        return self.wait_for(self.queue(prompt))
+
+    def queue(self, prompt: dict[str, Any]) -> str:
+        """Queues a graph in API format and returns its number."""
         body = json.dumps({"prompt": prompt}).encode()
         request = urllib.request.Request(f"{self.url}/prompt", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
-                number = json.load(response)["prompt_id"]
+                return json.load(response)["prompt_id"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"not a valid graph: {error.read().decode()}") from error
-        return self.wait_for(number)
+
+    def texts(self, prompt: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Queues a graph as a browser does, and gives what is to be shown on nodes, by their numbers, until it ends."""
+        loop, events = asyncio.new_event_loop(), self._events(prompt)
+        try:
+            while True:
+                yield loop.run_until_complete(asyncio.wait_for(anext(events), RUN_SECONDS))
+        except StopAsyncIteration:
+            pass
+        finally:
+            loop.run_until_complete(events.aclose())
+            loop.close()
+
+    async def _events(self, prompt: dict[str, Any]) -> AsyncGenerator[tuple[str, str], None]:
+        async with aiohttp.ClientSession(self.url) as session, session.ws_connect("/ws?clientId=test") as socket:
+            async with session.post("/prompt", json={"prompt": prompt, "client_id": "test"}) as answer:
+                reply = await answer.json()
+            assert "prompt_id" in reply, f"not a valid graph: {reply}"
+            async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    kind, length = struct.unpack(">II", message.data[:8])
+                    if kind == TEXT_EVENT:
+                        yield message.data[8 : 8 + length].decode(), message.data[8 + length :].decode()
+                    continue
+                event = message.json()
+                if event["type"].startswith("execution_") and event["data"].get("prompt_id") == reply["prompt_id"]:
+                    assert event["type"] not in ("execution_error", "execution_interrupted"), event
+                    if event["type"] == "execution_success":
+                        return
 
     def wait_for(self, number: str) -> dict[str, Any]:
         """The history of a queued graph, when it has ended."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
-import struct
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,8 +15,6 @@ from PIL import Image
 from .conftest import PACK
 from .server import Server, error_of
 
-TEXT_EVENT = 3
-"""Of the host's BinaryEventTypes."""
 ASSETS = PACK / "asymvq" / "assets"
 QUICKSTART: dict[str, Any] = json.loads((Path(__file__).parent / "prompts" / "quickstart.json").read_text("utf-8"))
 
@@ -145,26 +140,7 @@ def test_what_the_mask_does_stands_on_the_node(server: Server, change, more_node
 
 def texts_on_nodes(server: Server, prompt: dict[str, Any]) -> dict[str, str]:
     """What a browser that queues a graph is told to show, by the nodes' numbers."""
-
-    async def listen() -> dict[str, str]:
-        texts: dict[str, str] = {}
-        async with aiohttp.ClientSession(server.url) as session, session.ws_connect("/ws?clientId=test") as socket:
-            async with session.post("/prompt", json={"prompt": prompt, "client_id": "test"}) as answer:
-                number = (await answer.json())["prompt_id"]
-            async for message in socket:
-                if message.type == aiohttp.WSMsgType.BINARY:
-                    kind, length = struct.unpack(">II", message.data[:8])
-                    if kind == TEXT_EVENT:
-                        texts[message.data[8 : 8 + length].decode()] = message.data[8 + length :].decode()
-                    continue
-                event = message.json()
-                if event["type"].startswith("execution_") and event["data"].get("prompt_id") == number:
-                    assert event["type"] not in ("execution_error", "execution_interrupted"), event
-                    if event["type"] == "execution_success":
-                        break
-        return texts
-
-    return asyncio.run(asyncio.wait_for(listen(), 120))
+    return dict(server.texts(prompt))
 
 
 @pytest.mark.parametrize(
