@@ -212,6 +212,8 @@ class Config(ABC):
     """Whether there is attention in the middle, over the whole picture."""
     block_convolutions: ClassVar[int] = 2
     """One after the other in a residual block, each of 3×3."""
+    frames: ClassVar[bool] = False
+    """Whether its models' latents have a dimension of time, (B, C, T, h, w), of which a picture is one frame."""
     latent_channels: int
     image_channels: int
     decoder_channels: tuple[int, ...]

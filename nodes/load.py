@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = "demo (bundled)"
 NO_BASE = "none"
+PREVIEWS = "vae_approx"
+"""The host's folder of the small VAEs that draw its previews."""
 DEMO_FILE = Path(__file__).parent.parent / "asymvq" / "assets" / "demo.safetensors"
 
 
@@ -35,20 +37,32 @@ class Precision(str, Enum):
 
 
 def vae_path(name: str) -> Path:
-    return DEMO_FILE if name == BUNDLED else Path(folder_paths.get_full_path_or_raise("vae", name))
+    if name == BUNDLED:
+        return DEMO_FILE
+    folder, _, rest = name.partition("/")
+    if folder == PREVIEWS and folder_paths.get_full_path("vae", name) is None:
+        return Path(folder_paths.get_full_path_or_raise(PREVIEWS, rest))
+    return Path(folder_paths.get_full_path_or_raise("vae", name))
+
+
+def vae_names() -> list[str]:
+    """Files of models/vae, then those of models/vae_approx under its name."""
+    small = folder_paths.get_filename_list(PREVIEWS)
+    return [*folder_paths.get_filename_list("vae"), *(f"{PREVIEWS}/{name}" for name in small)]
 
 
 class AsymVQLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = folder_paths.get_filename_list("vae")
+        files = vae_names()
         return io.Schema(
             node_id="AsymVQLoader",
             display_name="Load Asymmetric VQGAN",
             category=CATEGORY,
             description=(
-                "Loads an asymmetric VAE, whose decoder can be shown the pixels to keep. The file's layout (paper, "
-                "ASUKA, diffusers, our own) is recognised by itself. The VAE works in every stock node too."
+                "Loads an asymmetric VAE, whose decoder can be shown the pixels to keep, or a stock one (SD, SDXL, "
+                "SD3, FLUX.1, FLUX.2, Qwen-Image, Wan 2.1, TAESD). The file's layout is recognised by itself. The VAE "
+                "works in every stock node too."
             ),
             search_aliases=[
                 "asymmetric vae",
@@ -63,7 +77,8 @@ class AsymVQLoader(io.ComfyNode):
                 io.Combo.Input(
                     "vae_name",
                     options=[*files, BUNDLED],
-                    tooltip="A file of the models/vae folder, or the small demo VAE that comes with the pack.",
+                    tooltip="A file of the models/vae folder, one of models/vae_approx (the tiny VAEs' decoders), or "
+                    "the small demo VAE that comes with the pack.",
                 ),
                 io.Combo.Input(
                     "base_vae",
@@ -71,8 +86,8 @@ class AsymVQLoader(io.ComfyNode):
                     default=NO_BASE,
                     optional=True,
                     tooltip=(
-                        "Only for a file that holds a decoder without an encoder: another VAE, whose "
-                        "encoder is used when you encode."
+                        "Only for a file that holds a decoder without an encoder: the VAE that it was made for, or its "
+                        "encoder's file. Its encoder is used when you encode."
                     ),
                 ),
                 io.Combo.Input(
@@ -100,7 +115,7 @@ class AsymVQLoader(io.ComfyNode):
     def execute(cls, vae_name: str, base_vae: str = NO_BASE, dtype: str = Precision.AUTO) -> io.NodeOutput:
         checkpoint = read(vae_path(vae_name))
         if base_vae != NO_BASE and checkpoint.config.encoder_channels is None:
-            checkpoint = with_encoder(checkpoint, read(vae_path(base_vae)))
+            checkpoint = with_encoder(checkpoint, read(vae_path(base_vae), encoder_alone=True))
         elif base_vae != NO_BASE:
             logger.info("%s has an encoder of its own: base_vae %s is not used.", vae_name, base_vae)
         vae = AsymmetricVAE(checkpoint, dtype=Precision(dtype).dtype)
@@ -111,10 +126,11 @@ class AsymVQLoader(io.ComfyNode):
 def describe(checkpoint: Checkpoint) -> str:
     """What was recognised, in one line for the log."""
     config = checkpoint.config
+    blocks = sorted(set(config.decoder_block_counts))
     parts = [
         f"{checkpoint.layout.value} layout",
         f"{preset_name(config) or 'custom'} decoder {'/'.join(map(str, config.decoder_channels))}",
-        f"{config.decoder_blocks} blocks a level",
+        f"{' to '.join(map(str, dict.fromkeys((blocks[0], blocks[-1]))))} blocks a level",
         f"{config.latent_channels} latent channels",
         "no condition: a stock VAE" if config.condition is None else f"conditional ({config.condition.kind.value})",
     ]

@@ -10,6 +10,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..asymvq.checkpoint import save
+from ..asymvq.config import LATENT_SPACES
 from .host import CATEGORY
 from .load import Precision
 from .places import place_below_output
@@ -19,14 +20,10 @@ from .vae import AsymmetricVAE
 class SaveLayout(str, Enum):
     NATIVE = "native"
     DIFFUSERS = "diffusers"
+    ORIGINAL = "original"
 
 
-class Latents(str, Enum):
-    AS_LOADED = "as loaded"
-    SD = "sd"
-    SDXL = "sdxl"
-    SD3 = "sd3"
-    FLUX = "flux"
+AS_LOADED = "as loaded"
 
 
 class AsymVQSave(io.ComfyNode):
@@ -53,7 +50,9 @@ class AsymVQSave(io.ComfyNode):
                     "layout",
                     options=SaveLayout,
                     default=SaveLayout.NATIVE,
-                    tooltip="native: our own file, for Load Asymmetric VQGAN. diffusers: a file with diffusers' names.",
+                    tooltip="native: our own file, for Load Asymmetric VQGAN. diffusers: a file with diffusers' names. "
+                    "original: with the names of the model's authors, which Load VAE reads, for VAEs without a "
+                    "condition.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -63,8 +62,8 @@ class AsymVQSave(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "latents",
-                    options=Latents,
-                    default=Latents.AS_LOADED,
+                    options=[AS_LOADED, *LATENT_SPACES],
+                    default=AS_LOADED,
                     optional=True,
                     advanced=True,
                     tooltip="The model family that the VAE belongs to. The file keeps its scaling factor, which "
@@ -81,14 +80,14 @@ class AsymVQSave(io.ComfyNode):
         filename_prefix: str,
         layout: str = SaveLayout.NATIVE,
         dtype: str = Precision.AUTO,
-        latents: str = Latents.AS_LOADED,
+        latents: str = AS_LOADED,
     ) -> io.NodeOutput:
         if not isinstance(vae, AsymmetricVAE):
             raise ValueError(
                 "Expected a VAE from Load Asymmetric VQGAN, but got one from a stock loader. Save it with VAE Save."
             )
         place = place_below_output(filename_prefix)
-        said = None if Latents(latents) is Latents.AS_LOADED else Latents(latents).value
+        said = None if latents == AS_LOADED else latents
         options: dict[str, Any] = {
             "layout": SaveLayout(layout).value, "dtype": Precision(dtype).dtype, "latents": said, "overwrite": False,
         }  # fmt: skip

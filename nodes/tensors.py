@@ -40,8 +40,7 @@ def latent_tensor(samples: dict[str, Any]) -> Tensor:
             "model that made it."
         )
     latent = require_tensor(latent, "a latent")
-    if latent.ndim == 5 and latent.shape[2] == 1:
-        latent = latent[:, :, 0]
+    latent = without_time(latent)
     if latent.ndim != 4:
         raise ValueError(
             f"Expected a picture's latent of 4 dimensions (batch, channels, height, width), but got {latent.ndim}: "
@@ -51,6 +50,21 @@ def latent_tensor(samples: dict[str, Any]) -> Tensor:
     if not latent.is_floating_point():
         raise ValueError(f"Expected a latent of floats, but got {latent.dtype}. Look at the node that made it.")
     return latent
+
+
+def without_time(latent: Tensor) -> Tensor:
+    """(B, C, T, h, w) as (B, C, h, w) where T is 1; anything else as it is.
+
+    Raises:
+        ValueError: several frames.
+    """
+    if latent.ndim == 5 and latent.shape[2] > 1:
+        raise ValueError(
+            "Expected a picture's latent of 4 dimensions (batch, channels, height, width), or of one frame, but got "
+            f"5 dimensions with {latent.shape[2]} frames: {tuple(latent.shape)}. Latents of video models belong in "
+            "their own VAE's decode: load it with Load VAE, which Asymmetric VQGAN Decode takes too."
+        )
+    return latent[:, :, 0] if latent.ndim == 5 and latent.shape[2] == 1 else latent
 
 
 def image_tensor(image: Tensor) -> Tensor:

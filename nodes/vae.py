@@ -21,7 +21,7 @@ from ..asymvq.decode import Keep, Region, Source, decode_source
 from ..asymvq.runtime import Runtime, is_out_of_memory
 from .memory import DecodeMemory, EncodeMemory, give_back_memory, on_this_machine
 from .progress import HostProgress
-from .tensors import in_range_to_signed, to_image
+from .tensors import in_range_to_signed, to_image, without_time
 
 SMALL_VAE = 20_000_000
 """Parameters. Below, half precision saves nothing worth the colours that it costs."""
@@ -89,11 +89,24 @@ class AsymmetricVAE(comfy.sd.VAE):
         """Weights under our own keys, so that the host's stock loader refuses the file instead of misreading it."""
         return to_native(super().get_sd(), self.config)
 
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """The stock entry point: (B, H, W, 3) in [0, 1] to the latent as this VAE's models have it."""
+        return self._with_time(super().encode(pixel_samples))
+
+    def encode_tiled(self, pixel_samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._with_time(super().encode_tiled(pixel_samples, *args, **kwargs))
+
     def decode(self, samples_in: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
-        """The stock entry point: (B, C, h, w) to (B, H, W, 3) in [0, 1], without a condition."""
-        if samples_in.ndim == 5:  # as the host does for 2-D VAEs
-            samples_in = samples_in[:, :, 0]
-        return self.decode_source(samples_in, None)
+        """The stock entry point: (B, C, h, w), or one frame (B, C, 1, h, w), to (B, H, W, 3) in [0, 1], without a
+        condition."""
+        return self.decode_source(without_time(samples_in), None)
+
+    def decode_tiled(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return super().decode_tiled(without_time(samples), *args, **kwargs)
+
+    def _with_time(self, latent: Tensor) -> Tensor:
+        """(B, C, h, w) as one frame (B, C, 1, h, w), where the models of this VAE have videos too."""
+        return latent.unsqueeze(2) if self.config.frames and latent.ndim == 4 else latent
 
     def decode_source(
         self,

@@ -79,6 +79,7 @@ class Config(AnyConfig):
     """
 
     family = NAME
+    frames = True
 
     latent_channels: int = 16
     decoder_channels: tuple[int, ...] = (96, 192, 384, 384)
