@@ -16,6 +16,7 @@ from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.autoencoders import family_of
 from asymvq.checkpoint import CheckpointError
 from asymvq.checkpoint.native import CONFIG_KEY, from_native, to_native
+from asymvq.cli import main
 from asymvq.config import ConditionConfig, ConditionKind, MaskReduction
 from asymvq.grow import grow, grown_config
 
@@ -171,3 +172,18 @@ def test_a_blend_can_be_replaced(name, blob_mask):
         expected = vae.decode(latent)
         torch.testing.assert_close(grown.decode(latent), expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(grown.decode(latent, **condition), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_no_steps_of_training_give_the_base_in_every_family(name, tmp_path, blob_mask):
+    vae = built(dataclasses.replace(CONFIGS[name], condition=None))
+    asymvq.save(vae, tmp_path / "base.safetensors")
+    argv = ["train", "--base", str(tmp_path / "base.safetensors"), "--out", str(tmp_path / "out.safetensors")]
+    assert main([*argv, "--steps", "0", "--preset", "2x", "--device", "cpu"]) == 0
+    trained = asymvq.load(tmp_path / "out.safetensors")
+    assert trained.config.condition.kind is ConditionKind.AFFINE
+    latent, condition = given(vae.config, blob_mask)
+    expected = vae.decode(latent)
+    for how in ({}, condition):
+        torch.testing.assert_close(trained.decode(latent, **how), expected, atol=1e-4, rtol=0)

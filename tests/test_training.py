@@ -28,7 +28,7 @@ from asymvq.grow import grown_config
 from asymvq.training.data import Pictures, Samples
 from asymvq.training.harmonise import ColourShift, Drift
 from asymvq.training.loop import Training, TrainingError, learning_rate
-from asymvq.training.recipe import RECIPES, Recipe, parse_setting
+from asymvq.training.recipe import RECIPES, UNKNOWN_TO_OLD_RUNS, Recipe, parse_setting
 from asymvq.training.start import condition_to_train
 from asymvq.training.state import State, read_state, state_folder, write_state
 
@@ -238,6 +238,11 @@ class TestDrift:
             torch.testing.assert_close(latent[kept], expected[kept])
             assert (latent[~kept] - expected[~kept]).abs().mean() > 1e-3
 
+    def test_composed_losses_leave_kept_pixels_alone(self, vae, pictures, tmp_path):
+        recipe = dataclasses.replace(TINY, composed=True, steps=2, unconditioned=0.0)
+        reports = list(training(vae, pictures, tmp_path / "out.safetensors", recipe))
+        assert all(report.figures["kept"] == 0 < report.figures["generated"] for report in reports)
+
 
 class TestHeldOut:
     @pytest.fixture
@@ -318,7 +323,7 @@ class TestHeldOut:
                 reports.close()
         folder = state_folder(out)
         state = read_state(folder)
-        for name in ("varying", "inside", "softened", "held_out"):
+        for name in UNKNOWN_TO_OLD_RUNS:
             del state.settings["recipe"][name]
         del state.settings["held_out"]
         write_state(folder, state)

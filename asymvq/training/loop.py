@@ -434,13 +434,13 @@ class Training:
 
     def _seen(self, output: Tensor, batch: Batch, latent: Tensor) -> Tensor:
         """What the losses see of the network's output."""
-        if not self.recipe.through_harmonise:
-            return output
-        with torch.no_grad(), _autocast(self.device, self.recipe):
-            plain = self.vae.decoder(latent)
-        return harmonise(
-            output.float(), image=batch.image, mask=batch.mask, plain=plain.float(), factor=self.vae.config.factor
-        )
+        if self.recipe.through_harmonise:
+            with torch.no_grad(), _autocast(self.device, self.recipe):
+                plain = self.vae.decoder(latent)
+            output = harmonise(
+                output.float(), image=batch.image, mask=batch.mask, plain=plain.float(), factor=self.vae.config.factor
+            )
+        return torch.where(batch.mask > 0, output, batch.image.to(output)) if self.recipe.composed else output
 
     @torch.no_grad()
     def _measure(self) -> float:

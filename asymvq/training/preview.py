@@ -55,7 +55,7 @@ class Preview:
         """The loss curve above the row."""
         row = self.row()
         curves = {
-            name.replace("_", " "): self._training.history[name]
+            name.replace("_", " "): _without_gaps(self._training.history[name])
             for name in ("loss", "generated", HELD_OUT)
             if name in self._training.history
         }
@@ -64,3 +64,13 @@ class Preview:
         canvas.paste(plot, (0, 0))
         canvas.paste(row, (0, plot.height))
         return canvas
+
+
+def _without_gaps(curve: list[float]) -> list[float]:
+    """Straight lines between measurements that are not made at every step."""
+    values = np.array(curve)
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return curve
+    between = np.interp(np.arange(len(values)), known, values[known], left=np.nan, right=np.nan)
+    return between.tolist()

@@ -82,6 +82,9 @@ class Recipe:
     """Extra weight of generated pixels next to kept ones, in l1 and l2."""
     border_width: int = 4
     """Pixels."""
+    composed: bool = False
+    """The losses see the source's kept pixels in the output, as in the result of an exact decode: the network need not
+    learn to draw them."""
     through_harmonise: bool = False
     """The losses see what harmonising makes of the output: the decoder learns what harmonising cannot do."""
     sum_pixels: bool = False
