@@ -242,21 +242,35 @@ class _Work:
         if part is not None and self.image_range != (-1.0, 1.0):
             signed = replace(part, image=(part.image - middle) / half)
         latent, plan = self.latent[start:stop], self.plan.slice(start, stop)
+        plain: list[Tensor] | None = None
+        if self.harmonises and self.conditioned:
+            whole, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
+            # of a picture of which a part is decoded, no more is held than that
+            plain = [
+                _seen(w, picture[None]).clone() for picture, w in zip(whole, _turns(witness, len(whole)), strict=True)
+            ]
+            del whole
         decoded, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=self.conditioned)
         if signed is not None and self.harmonises:
-            plain = None
-            if self.conditioned:
-                plain, _ = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
-            decoded = harmonised(
-                decoded, image=signed.crop(signed.image).to(decoded), mask=edited(signed.crop(signed.mask)),
-                strength=self.harmonise, plain=plain, factor=self.network.factor, witness=witness,
-                noise_mask=self.noise_mask, in_place=True,
-            )  # fmt: skip
+            self._harmonise(decoded, witness, signed, plain)
         if self.image_range != (-1.0, 1.0):
             decoded = (decoded * half + middle).clamp_(low, high)
         if part is None:
             return decoded
         return compose(decoded, part, self.keep, in_place=True)
+
+    def _harmonise(self, decoded: Tensor, witness: Tensor, signed: Source, plain: list[Tensor] | None) -> None:
+        """In place, picture by picture."""
+        for i, seen in enumerate(_turns(witness, len(decoded))):
+            if not seen.any():
+                continue
+            source = signed.slice(i, i + 1)
+            image, mask = (_seen(seen, source.crop(t)) for t in (source.image, source.mask))
+            harmonised(
+                _seen(seen, decoded[i : i + 1]), image=image.to(decoded), mask=edited(mask), strength=self.harmonise,
+                plain=None if plain is None else plain[i], factor=self.network.factor,
+                witness=_seen(seen, seen[None]), noise_mask=self.noise_mask, in_place=True,
+            )  # fmt: skip
 
     def _decoded(
         self, latent: Tensor, source: Source | None, plan: Plan, batch: int, counted: _Counter, *, conditioned: bool
@@ -266,6 +280,20 @@ class _Work:
             batch=batch, conditioned=conditioned, runtime=replace(self.runtime, progress=counted),
         )  # fmt: skip
         return output, weights >= WITNESS_SHARE
+
+
+def _turns(witness: Tensor, count: int) -> list[Tensor]:
+    """(1, H, W) of each of `count` pictures, which take those of (B or 1, 1, H, W) in turn."""
+    return [witness[i % len(witness)] for i in range(count)]
+
+
+def _seen(witness: Tensor, picture: Tensor) -> Tensor:
+    """The box of `picture` (…, H, W) outside of which no pixel of `witness` (1, H, W) is one: a view."""
+    for dim in (-2, -1):
+        seen = torch.nonzero(witness[0].any(dim=-3 - dim)).flatten()
+        start, stop = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
+        picture = picture.narrow(dim, start, stop - start)
+    return picture
 
 
 class _Counter:

@@ -51,11 +51,11 @@ def inputs(vae: asymvq.AsymmetricAutoencoder, size: int, side: int, frames: int 
 
 
 def decoder(
-    vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int = 1
+    vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int = 1, harmonise: float = 0.0
 ) -> Callable[[], Tensor]:
     """A decode of `frames` pictures of size² with one mask of side²."""
     latent, image, mask = inputs(vae, size, side, frames)
-    return lambda: asymvq.decode(vae, latent, image=image, mask=mask, region=region)
+    return lambda: asymvq.decode(vae, latent, image=image, mask=mask, region=region, harmonise=harmonise)
 
 
 def diffusers_decoder(vae: asymvq.AsymmetricAutoencoder, size: int, side: int) -> Callable[[], Tensor]:
@@ -92,9 +92,11 @@ def resident(name: str) -> int:
 
 
 @torch.inference_mode()
-def alone(vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int, device: str) -> None:
+def alone(
+    vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int, device: str, harmonise: float
+) -> None:
     """Prints the seconds and the bytes that one decode takes."""
-    decode = decoder(vae, size, side, region, frames)
+    decode = decoder(vae, size, side, region, frames, harmonise)
     cuda = device.startswith("cuda")
     before = torch.cuda.memory_allocated() if cuda else resident("VmRSS")
     start = time.perf_counter()
@@ -106,6 +108,7 @@ def alone(vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, 
 def in_own_process(args: argparse.Namespace, *case: object) -> tuple[float, int]:
     """Seconds and bytes of `alone`."""
     command = [sys.executable, __file__, "alone", "--vae", str(args.vae), "--device", args.device]
+    command += ["--harmonise", str(args.harmonise)]
     done = subprocess.run([*command, "--case", *map(str, case)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"A decode of its own process failed:\n{done.stderr.strip()}")
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides in pixels, of at least 256")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--diffusers", action="store_true", help="also diffusers' decoder, in full")
+    parser.add_argument("--harmonise", type=float, default=0.0, help="of huge and frames: how far")
     parser.add_argument("--plot", type=Path, help="PNG of the curves")
     parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -175,7 +179,7 @@ def main() -> None:
     vae = asymvq.load(args.vae, device=args.device, dtype=torch.float32)
     if args.what == "alone":
         size, side, region, frames = args.case
-        alone(vae, int(size), int(side), region, int(frames), args.device)
+        alone(vae, int(size), int(side), region, int(frames), args.device, args.harmonise)
         return
     grow(args, vae)
 

@@ -1,7 +1,7 @@
 """What harmonising gives: errors on photos with seeded thick masks under imitated drifts, against plain decode + paste.
 
     python bench/harmonise_quality.py --images PHOTOS... [--vae FILE | --taef2 FOLDER] [--masks 6] [--seed 0]
-        [--content] [--ablation] [--cache FOLDER] [--json FILE]
+        [--methods NAMES...] [--content] [--ablation] [--cache FOLDER] [--json FILE]
 
 The latent is that of a copy whose colours drift, so that the true picture is known inside the mask too:
 
@@ -261,6 +261,7 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=6, help="a photo")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--content", action="store_true", help="of the next photo, under the mask")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--ablation", action="store_true", help="what each part brings, instead of other methods")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--json", type=Path)
@@ -291,7 +292,7 @@ def main() -> None:
     what = ", another photo's content" if args.content else ""
     print(f"{vae_name}: {len(args.images)} photos, {args.masks} masks each{what}, seed {args.seed}\n")
     print(f"| | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
-    rows = [*METHODS] if not args.ablation else ["harmonise", *ABLATIONS]
+    rows = args.methods if not args.ablation else ["harmonise", *ABLATIONS]
     for row in rows:
         if row in METHODS:
             found = all_errors(METHODS[row])

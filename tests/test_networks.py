@@ -251,14 +251,18 @@ class TestHarmonise:
         assert torch.equal(output, asymvq.decode(network, latent, **options))
         assert len(network.seen) == 2
 
-    def test_a_batch_gives_what_its_pictures_give(self):
+    @pytest.mark.parametrize("conditional", [False, True])
+    @pytest.mark.parametrize("region", ["full", "masked"])
+    def test_a_batch_gives_what_its_pictures_give(self, conditional, region):
         latent, image, mask = case(32, count=3)
         mask[1] = 0
-        network = Enlarger(drift=0.3)
-        together = asymvq.decode(network, latent, image=image, mask=mask, harmonise=1.0, batch=2)
+        mask[2] = mask[0].roll((60, -40), (-2, -1))
+        network = Enlarger(conditional=conditional, drift=0.3)
+        options = {"region": region, "harmonise": 1.0}
+        together = asymvq.decode(network, latent, image=image, mask=mask, batch=2, **options)
         for i in range(3):
             one = slice(i, i + 1)
-            alone = asymvq.decode(network, latent[one], image=image[one], mask=mask[one], harmonise=1.0)
+            alone = asymvq.decode(network, latent[one], image=image[one], mask=mask[one], **options)
             torch.testing.assert_close(together[one], alone, atol=1e-5, rtol=0)
 
     def test_in_a_hosts_range_it_is_the_same(self):
