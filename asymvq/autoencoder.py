@@ -197,8 +197,8 @@ def check_condition(config: Config, *, image: Tensor | None, mask: Tensor | None
     if image is not None and config.condition is None:
         raise ValueError(
             "Expected an asymmetric VAE, but this one is a stock VAE: its decoder cannot take an image and a mask. "
-            "Load an asymmetric VAE, decode without image and mask, or use asymvq.decode, which puts the plain decode "
-            "into the image."
+            "Load an asymmetric VAE, train a decoder for this one (python -m asymvq train), decode without image and "
+            "mask, or use asymvq.decode, which puts the plain decode into the image and harmonises it."
         )
 
 

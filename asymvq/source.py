@@ -19,6 +19,9 @@ from .values import image_values, is_finite, mask_values, why_unusable
 
 logger = logging.getLogger(__name__)
 
+MOSTLY_EDITED = 0.75
+"""Of a picture: a mask that edits more than this may be an inverted one."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -94,7 +97,10 @@ class Source:
     def summary(self) -> str:
         """Its remarks, or how much is edited, in a line for people."""
         share = self.edited_share()
-        return " ".join(self.remarks()) or f"Edited: {'under 0.1%' if share < 0.001 else f'{share:.1%}'} of the image."
+        edited = f"Edited: {'under 0.1%' if share < 0.001 else f'{share:.1%}'} of the image."
+        if share > MOSTLY_EDITED:
+            edited += " If that should be kept, invert the mask."
+        return " ".join(self.remarks()) or edited
 
     def cycled(self, latent: Tensor) -> Tensor:
         """`latent`, repeated in turn where there are more pictures or masks."""

@@ -17,7 +17,7 @@ from ..asymvq.checkpoint.errors import shown
 from ..asymvq.evaluation import MEASURES, Way, measure, pasted
 from ..asymvq.metrics import NothingToMeasureError, edge_step
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
-from .host import CATEGORY
+from .host import CATEGORY, plain_errors
 from .memory import give_back_memory
 from .tensors import image_tensor, mask_tensor, to_signed
 
@@ -142,6 +142,7 @@ class AsymVQCompare(io.ComfyNode):
         )
 
     @classmethod
+    @plain_errors
     def execute(
         cls,
         reference: Tensor,

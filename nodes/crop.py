@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..asymvq.crop import box_around
-from .host import CATEGORY
+from .host import CATEGORY, plain_errors
 from .tensors import image_tensor, mask_tensor, require_one_size, to_image
 
 
@@ -51,6 +51,7 @@ class AsymVQCropAroundMask(io.ComfyNode):
         )
 
     @classmethod
+    @plain_errors
     def execute(cls, image: Tensor, mask: Tensor, size: int = 512) -> io.NodeOutput:
         image = image_tensor(image)
         mask = mask_tensor(mask, image)

@@ -79,7 +79,7 @@ class AsymVQDecode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "White (1) was edited, black (0) is kept, grey blends the two. Of the image's size. Noise up "
-                        "to 8 of 255 counts as black."
+                        "to 8 of 255 counts as black. Not wired: the latent's own, from Set Latent Noise Mask."
                     ),
                 ),
                 io.Combo.Input(
@@ -186,13 +186,16 @@ class AsymVQDecode(io.ComfyNode):
             raise ValueError(
                 f"Expected a VAE, but got {type(vae).__name__}. Connect Load Asymmetric VQGAN or Load VAE."
             )
+        own_mask = samples.get("noise_mask") if isinstance(samples, dict) else None
+        if image is not None and mask is None:
+            mask = own_mask
         check_together(image=image, mask=mask)
         pictures = None
         if image is not None and mask is not None:
             pictures = image_tensor(image)
             mask = grown(mask_tensor(mask, pictures), grow_mask)
             require_one_size(pictures, mask)
-        masked = isinstance(samples, dict) and samples.get("noise_mask") is not None
+        masked = own_mask is not None
         if isinstance(vae, AsymmetricVAE):
             latent = latent_tensor(samples)
             source = fit_source(vae.config, latent, image=pictures, mask=mask, image_range=(0.0, 1.0))

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..asymvq.pictures import open_picture
-from .host import CATEGORY
+from .host import CATEGORY, plain_errors
 
 ASSETS = Path(__file__).parent.parent / "asymvq" / "assets"
 
@@ -36,6 +36,7 @@ class AsymVQDemoPictures(io.ComfyNode):
         )
 
     @classmethod
+    @plain_errors
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(_read("picture.png", "RGB"), _read("mask.png", "L"), _read("example.png", "RGB"))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,25 @@ def require_host() -> None:
         raise RuntimeError(
             f"Asymmetric VQGAN needs ComfyUI {oldest} or newer, but this is {__version__}. Update ComfyUI."
         )
+
+
+def plain_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """`execute` of a node, whose named errors of this pack become plain ValueErrors.
+
+    The host shows an error's class before its text, with the whole Python path where the class is not a built-in one.
+    """
+    package = __name__.rpartition(".nodes.")[0]
+
+    @functools.wraps(execute)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return execute(*args, **kwargs)
+        except (ValueError, RuntimeError) as error:
+            if type(error).__module__.startswith(f"{package}."):
+                raise ValueError(str(error)) from error
+            raise
+
+    return plain
 
 
 def file_fingerprint(path: str | Path) -> str:

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..asymvq.checkpoint import Checkpoint, read, with_encoder
 from ..asymvq.config import preset_name
-from .host import CATEGORY, file_fingerprint
+from .host import CATEGORY, file_fingerprint, plain_errors, say
 from .vae import AsymmetricVAE
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class AsymVQLoader(io.ComfyNode):
                 ),
             ],
             outputs=[io.Vae.Output(tooltip="For Asymmetric VQGAN Decode, and every stock VAE node.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -112,6 +113,7 @@ class AsymVQLoader(io.ComfyNode):
         return ";".join(file_fingerprint(path) for path in paths) + f":{dtype}"
 
     @classmethod
+    @plain_errors
     def execute(cls, vae_name: str, base_vae: str = NO_BASE, dtype: str = Precision.AUTO) -> io.NodeOutput:
         checkpoint = read(vae_path(vae_name))
         if base_vae != NO_BASE and checkpoint.config.encoder_channels is None:
@@ -120,7 +122,21 @@ class AsymVQLoader(io.ComfyNode):
             logger.info("%s has an encoder of its own: base_vae %s is not used.", vae_name, base_vae)
         vae = AsymmetricVAE(checkpoint, dtype=Precision(dtype).dtype)
         logger.info("%s: %s, computed in %s.", vae_name, describe(checkpoint), vae.vae_dtype)
-        return io.NodeOutput(vae)
+        return io.NodeOutput(vae, ui=say(cls, recognised(checkpoint)))
+
+
+def recognised(checkpoint: Checkpoint) -> str:
+    """What the file is good for, in a line or two for the node."""
+    config = checkpoint.config
+    if config.condition is None:
+        text = (
+            "A stock VAE, not an asymmetric one: its decoder cannot be shown the kept pixels. Asymmetric VQGAN Decode "
+            "harmonises what it draws; Train Asymmetric VQGAN Decoder makes one that is shown them."
+        )
+    else:
+        text = "An asymmetric VAE: Asymmetric VQGAN Decode shows it the kept pixels."
+    alone = " A decoder alone: choose its VAE in base_vae to encode." if config.encoder_channels is None else ""
+    return f"{text}{alone} {config.latent_channels} latent channels."
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -33,7 +33,7 @@ from ..asymvq.paint_by_example import (
     kept,
     load_head,
 )
-from .host import CATEGORY, file_fingerprint
+from .host import CATEGORY, file_fingerprint, plain_errors
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
 
 HeadType = io.Custom("PBE_HEAD")
@@ -104,6 +104,7 @@ class AsymVQPaintByExampleLoader(io.ComfyNode):
         return file_fingerprint(folder_paths.get_full_path_or_raise("checkpoints", ckpt_name))
 
     @classmethod
+    @plain_errors
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
         tensors, metadata = _read(path)
@@ -154,6 +155,7 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
         return file_fingerprint(folder_paths.get_full_path_or_raise("clip_vision", head_name))
 
     @classmethod
+    @plain_errors
     def execute(cls, head_name: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("clip_vision", head_name)
         return io.NodeOutput(Head(load_head(path, ops=comfy.ops.manual_cast)))
@@ -214,6 +216,7 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
         )
 
     @classmethod
+    @plain_errors
     def execute(
         cls,
         clip_vision: Any,

@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..asymvq.checkpoint import save
 from ..asymvq.config import LATENT_SPACES
-from .host import CATEGORY
+from .host import CATEGORY, plain_errors
 from .load import Precision
 from .places import place_below_output
 from .vae import AsymmetricVAE
@@ -74,6 +74,7 @@ class AsymVQSave(io.ComfyNode):
         )
 
     @classmethod
+    @plain_errors
     def execute(
         cls,
         vae: Any,

@@ -34,7 +34,7 @@ from ..asymvq.training.data import Pictures
 from ..asymvq.training.loop import Report, Training
 from ..asymvq.training.preview import Preview
 from ..asymvq.training.start import condition_to_train
-from .host import CATEGORY, say, show_on_node
+from .host import CATEGORY, plain_errors, say, show_on_node
 from .places import place_below_output
 from .tensors import image_tensor
 from .vae import AsymmetricVAE
@@ -292,6 +292,7 @@ class AsymVQTrain(io.ComfyNode):
         return str([(str(f), f.stat().st_mtime) for f in files if f.exists()])
 
     @classmethod
+    @plain_errors
     def execute(
         cls,
         vae: list[Any],

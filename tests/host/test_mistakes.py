@@ -23,6 +23,7 @@ def test_a_mistake_is_explained_on_its_node(mistaken: Server, mistake: Mistake) 
     error = failure(mistaken, mistake)
     assert error["node_type"] == mistake.at
     assert mistake.says in error["exception_message"]
+    assert "." not in error["exception_type"]  # which is shown before the message
     assert not (mistaken.base / "ran").exists()
     outside = {path.name for path in mistaken.base.parent.iterdir()}
     assert outside == {"comfyui"}

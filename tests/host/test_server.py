@@ -128,14 +128,57 @@ def test_compare_decodes_takes_any_number_of_results_and_shows_numbers(server: S
             {"full": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 640, "height": 424}}},
             "The mask is white all over: no pixel of the source is kept there.",
         ),
+        (
+            {"mask": ["inverted", 0]},
+            {
+                "box": {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 200, "height": 300}},
+                "full": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 640, "height": 424}},
+                "inverted": {
+                    "class_type": "MaskComposite",
+                    "inputs": {
+                        "destination": ["full", 0],
+                        "source": ["box", 0],
+                        "x": 64,
+                        "y": 48,
+                        "operation": "multiply",
+                    },
+                },
+            },
+            "Edited: 77.9% of the image. If that should be kept, invert the mask.",
+        ),
     ],
-    ids=["some", "empty", "full"],
+    ids=["some", "empty", "full", "inverted"],
 )
 def test_what_the_mask_does_stands_on_the_node(server: Server, change, more_nodes, expected) -> None:
     prompt = changed(change, **more_nodes)
     (number,) = [number for number, node in prompt.items() if node["class_type"] == "AsymVQDecode"]
     texts = texts_on_nodes(server, prompt)
     assert texts[number].startswith(expected)
+
+
+def test_the_loader_says_what_it_recognised(server: Server) -> None:
+    prompt = changed({})
+    node_of(prompt, "AsymVQLoader")["inputs"]["dtype"] = "fp32"  # not run yet
+    (number,) = [number for number, node in prompt.items() if node["class_type"] == "AsymVQLoader"]
+    history = server.run(prompt)
+    (text,) = history["outputs"][number]["text"]
+    assert text.startswith("An asymmetric VAE: Asymmetric VQGAN Decode shows it the kept pixels.")
+
+
+def test_a_latents_own_mask_serves_where_none_is_wired(server: Server) -> None:
+    prompt = changed({})
+    decode = node_of(prompt, "AsymVQDecode")["inputs"]
+    wired = saved_picture(server, server.run(prompt))
+    prompt["own"] = {
+        "class_type": "SetLatentNoiseMask", "inputs": {"samples": decode["samples"], "mask": decode.pop("mask")}
+    }  # fmt: skip
+    decode["samples"], decode["harmonise"] = ["own", 0], 0.0
+    own = saved_picture(server, server.run(prompt))
+    picture = np.asarray(Image.open(ASSETS / "picture.png").convert("RGB"))
+    kept = np.asarray(Image.open(ASSETS / "mask.png").convert("L")) == 0
+    assert np.array_equal(own[kept], picture[kept])
+    assert np.array_equal(wired[kept], picture[kept])
+    assert np.abs(own[~kept].astype(float) - picture[~kept]).mean() > 30
 
 
 def texts_on_nodes(server: Server, prompt: dict[str, Any]) -> dict[str, str]:
