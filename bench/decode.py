@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import asymvq
-from asymvq.config import PRESETS, AutoencoderConfig
+from asymvq.autoencoders import PRESETS, AutoencoderConfig
 
 CONFIGS = {
     # the bundled VAE's widths

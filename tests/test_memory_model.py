@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 from asymvq import lean, memory_model
 from asymvq import stripes as stripes_module
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.config import PRESETS, AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.autoencoders import PRESETS, AutoencoderConfig
+from asymvq.config import ConditionConfig, MaskReduction
 from asymvq.memory_model import decode_bytes, encode_bytes
 
 TINY = AutoencoderConfig(
