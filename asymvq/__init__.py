@@ -10,6 +10,7 @@ from .autoencoders import LATENT_SPACES, PRESETS, AutoencoderConfig
 from .checkpoint import CheckpointError, load, save
 from .config import ConditionConfig, ConditionKind, LatentSpace, MaskReduction
 from .decode import Keep, decode
+from .encode import encode
 from .harmonise import harmonise
 from .stitch import Crop, crop_for_inpainting, stitch
 
@@ -31,6 +32,7 @@ __all__ = [
     "align",
     "crop_for_inpainting",
     "decode",
+    "encode",
     "harmonise",
     "load",
     "save",

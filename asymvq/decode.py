@@ -22,7 +22,7 @@ from .plan import Region, make_plan
 from .runtime import Progress, Runtime
 from .source import Source, fit_source
 from .tiled import decode_network, groups, run_plan
-from .tiles import Plan
+from .tiles import Plan, smaller_tile
 from .values import is_finite
 
 __all__ = [
@@ -163,7 +163,7 @@ def decode_source(
             at_once = work.at_once(limit)
             return work.done(at_once)
         except Exception as error:
-            smaller = _smaller(tile, side, retry_tile)
+            smaller = smaller_tile(tile, side, first=retry_tile or FIRST_TILE, smallest=SMALLEST_TILE)
             if not runtime.is_out_of_memory(error) or retry_tile is None or (at_once == 1 and smaller is None):
                 raise
         # out of the except block, so that nothing holds on to the failed try's tensors
@@ -176,14 +176,6 @@ def decode_source(
             overlap = None if overlap is None else min(overlap, tile // 2)
             logger.warning("Out of memory while decoding: trying again in tiles of %d pixels.", tile)
         runtime.free()
-
-
-def _smaller(tile: int | None, side: int, retry_tile: int | None) -> int | None:
-    """The next smaller tile that makes the largest piece, of `side` pixels, smaller; None if there is none."""
-    size = (retry_tile or FIRST_TILE) if tile is None else tile // 2
-    while size >= side:
-        size //= 2
-    return size if size >= SMALLEST_TILE else None
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,16 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) after each piece of work. What it raises ends the decode."""
 
 
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "could not create a primitive")
+"""In messages. The last is oneDNN's on the CPU, which has no other words for it."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch, on any device, had no memory left. On some it raises a RuntimeError without a class of its own."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
 
 
 def free_caches() -> None:
@@ -28,6 +32,19 @@ def free_caches() -> None:
     for backend in (torch.cuda, torch.mps, torch.xpu):
         if backend.is_available():
             backend.empty_cache()
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device, this machine's memory for the CPU; None where nothing tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:
+        import psutil  # every ComfyUI has it; a bare installation of the library need not
+    except ImportError:
+        return None
+    return psutil.virtual_memory().available
 
 
 def _any_number(needed: int) -> int | None:

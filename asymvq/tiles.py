@@ -172,6 +172,21 @@ def _starts(size: int, tile: int, overlap: int) -> list[int]:
     return [round(i * (size - tile) / (count - 1)) for i in range(count)]
 
 
+def smaller_tile(tile: int | None, side: int, *, first: int, smallest: int) -> int | None:
+    """The next side of tiles to try, in pixels: `first`, then halves, until it makes a piece of `side` pixels smaller.
+
+    Args:
+        tile: what was tried; None: the whole.
+
+    Returns:
+        None where that would be below `smallest`.
+    """
+    size = first if tile is None else tile // 2
+    while size >= side:
+        size //= 2
+    return size if size >= smallest else None
+
+
 def feather(tile: Tile, height: int, width: int, *, overlap: int, factor: int) -> Tensor:
     """A tile's weights, (H, W) in pixels: 1 inside, falling over `overlap` cells to each inner edge, never 0."""
     vertical = _ramp(tile.height, tile.top > 0, tile.top + tile.height < height, overlap, factor)

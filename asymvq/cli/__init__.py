@@ -99,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="LATENT", help=".latent (as ComfyUI saves) or .safetensors"
     )
     _add_overwrite(encode)
+    _add_tile(encode)
     _add_device(encode)
     _add_dtype(encode, "to encode in (default: the file's)")
 
@@ -125,10 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--noise-mask", action="store_true",
         help="the latent was made with a noise mask: --harmonise then goes by the mask's surroundings, if need be",
     )  # fmt: skip
-    decode.add_argument(
-        "--tile", type=int, metavar="N", help="side of a tile in pixels (default: no tiles while memory lasts)"
-    )
-    decode.add_argument("--overlap", type=int, metavar="N", help="of neighbouring tiles (default: a quarter tile)")
+    _add_tile(decode)
     _add_device(decode)
     _add_dtype(decode, "to decode in (default: the file's)")
 
@@ -260,6 +258,13 @@ def _add_overwrite(parser: argparse.ArgumentParser, summary: str = "replace file
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, …")
+
+
+def _add_tile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tile", type=int, metavar="N", help="side of a tile in pixels (default: no tiles while memory lasts)"
+    )
+    parser.add_argument("--overlap", type=int, metavar="N", help="of neighbouring tiles (default: a quarter tile)")
 
 
 def _add_dtype(parser: argparse.ArgumentParser, summary: str) -> None:

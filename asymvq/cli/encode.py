@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 import torch
+from tqdm import tqdm
 
 from ..checkpoint import load
 from ..crop import centre_crop
+from ..encode import encode
 from ..outputs import check_output
 from ..pictures import prepare_output, read_picture
 from .devices import out_of_memory_says, parse_device, parse_dtype
@@ -19,9 +21,16 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.out, overwrite=args.overwrite, inputs=(args.vae, args.base_vae, args.image))
     image = read_picture(args.image)
     vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device), base=args.base_vae)
-    weight = vae.decoder.conv_in.weight
-    advice = "Encode a smaller picture, on another device, or in tiles in ComfyUI (VAE Encode (Tiled), Save Latent)."
-    with out_of_memory_says(advice, args.device), torch.inference_mode():
-        latent = vae.encode(centre_crop(image, vae.config.factor).to(weight)).float()
+    advice = "Tiles of 256 pixels do not fit either: close other programs, or choose another --device or --dtype."
+    with tqdm(unit="tile", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        with out_of_memory_says(advice, args.device), torch.inference_mode():
+            latent = encode(
+                vae, centre_crop(image, vae.factor), tile=args.tile, overlap=args.overlap, progress=progress
+            )
     write_latent(args.out, latent, overwrite=args.overwrite)
     print(f"{args.out}: latent of shape {tuple(latent.shape)}")
