@@ -6,7 +6,7 @@ Drifts and masks as in bench/harmonise_quality.py. Ratios of mean squared errors
 outer 4 px / the seam / the mean colour, with 95 % bootstrap intervals over the photos, against the same VAE's plain
 decode, and against that of `--base`, which has the same encoder: what training alone brings is in the second only.
 "detail": energy of what is finer than a Gaussian of 1.5 px inside the mask, over that of the truth, conditional and
-plain. All decodes are full.
+plain. All decodes are full. `--json` keeps the mean errors themselves too.
 """
 
 from __future__ import annotations
@@ -110,9 +110,11 @@ def main() -> None:
         cells: list[str] = []
         for way in against:
             found = quality.ratios(table["conditional", drift][:, :4], table[way, drift][:, :4], photos)
-            result.setdefault(drift, {})[way] = [part.tolist() for part in found]
+            result.setdefault(drift, {})[f"against {way}"] = [part.tolist() for part in found]
             value, low, high = ("/".join(f"{x:.3f}" for x in part) for part in found)
             cells.append(f"{value} ({low} to {high})")
+        for way in ("conditional", *against, "truth"):
+            result[drift][way] = [table[way, drift].mean(axis=0).tolist()]
         energies = [table[way, drift][:, 4].sum() for way in ("conditional", "plain", "truth")]
         shares = "/".join(f"{energy / energies[-1]:.3f}" for energy in energies[:-1])
         print(f"| {drift} | {' | '.join(cells)} | {shares} |")
