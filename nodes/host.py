@@ -60,7 +60,7 @@ def show_on_node(text: str, node_id: str) -> None:
     """Puts a text on a node, where it stays until the next one; the frontend ignores an empty one.
 
     Where the host runs as a server: anywhere else its module is not to be imported. Newer frontends take the text away
-    when the job ends; `web/keep_said.js` puts it back.
+    when the job ends; `web/desk.js` puts it back.
     """
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None:

@@ -112,8 +112,90 @@ def text_to_image() -> Image.Image:
     return square(graph.crop((left, top, left + side, top + side)), 0)
 
 
+@torch.inference_mode()
+def outpainting() -> Image.Image:
+    """The workflow's result, with the old frame's edge."""
+    vae = asymvq.load(ASSETS / "demo.safetensors")
+    image, example = (tensor(name, "RGB") * 2 - 1 for name in ("picture.png", "example.png"))
+    part, mask, crop = asymvq.crop_for_inpainting(image, None, size=(512, 512), expand=(0, 0, 256, 0), grow=16)
+    other = interpolate(example[..., 108:532], (512, 512), mode="bilinear", antialias=True)
+    source, painted_ = vae.encode(part), vae.encode(other)
+    cells = interpolate(mask, source.shape[-2:], mode="bilinear")
+    edited = cells * painted_ + (1 - cells) * source
+    decoded = asymvq.decode(vae, edited, image=part, mask=mask, harmonise=1.0)
+    whole = picture_of(asymvq.stitch(crop, decoded))
+    thumbnail = square(whole, whole.width - whole.height)
+    edge = SIDE - round(256 * SIDE / whole.height)
+    draw = ImageDraw.Draw(thumbnail)
+    for y in range(0, SIDE, 24):
+        draw.line((edge, y, edge, y + 12), fill="white", width=3)
+    return thumbnail
+
+
+def blob(*boxes: tuple[int, int, int, int]) -> Image.Image:
+    mask = Image.new("L", (SIDE, SIDE))
+    for box in boxes:
+        ImageDraw.Draw(mask).ellipse(box, fill=255)
+    return mask
+
+
+def inpainting_sdxl() -> Image.Image:
+    return painted(square(read(ASSETS / "picture.png", "RGB"), 110), blob((20, 190, 250, 400)), (80, 170, 90))
+
+
+def inpainting_z_image() -> Image.Image:
+    mask = blob((40, 60, 190, 170), (140, 90, 300, 190))
+    return painted(square(read(ASSETS / "example.png", "RGB"), 150), mask, (222, 130, 40))
+
+
+def before_after(shift: tuple[int, int], tone: tuple[float, float, float]) -> Image.Image:
+    """Above as an edit model gives it back, shifted and toned; below with the edit alone."""
+    picture = square(read(ASSETS / "picture.png", "RGB"), 110)
+    hue = Image.merge("RGB", picture.split()[::-1])
+    edited = Image.composite(hue, picture, blob((-40, 200, 260, 480)).filter(ImageFilter.GaussianBlur(8)))
+    toned = Image.merge("RGB", [c.point([min(255, round(v * t)) for v in range(256)])
+                                for c, t in zip(edited.split(), tone, strict=True)])  # fmt: skip
+    shifted = toned.resize((SIDE + 40, SIDE + 40), Image.Resampling.LANCZOS).crop(
+        (shift[0], shift[1], SIDE + shift[0], SIDE + shift[1])
+    )
+    edited.paste(shifted.crop((0, 0, SIDE // 2, SIDE)))
+    ImageDraw.Draw(edited).line((SIDE // 2, 0, SIDE // 2, SIDE), fill="white", width=3)
+    return edited
+
+
+def edit_flux2_klein() -> Image.Image:
+    return before_after((34, 8), (1.1, 1.0, 0.82))
+
+
+def edit_qwen() -> Image.Image:
+    return before_after((6, 30), (0.9, 1.0, 1.15))
+
+
+def large_photo() -> Image.Image:
+    """A small mask in a picture, and the part that is worked on."""
+    thumbnail = painted(square(read(ASSETS / "example.png", "RGB"), 40), blob((150, 190, 230, 260)), (214, 62, 140))
+    ImageDraw.Draw(thumbnail).rectangle((90, 130, 290, 320), outline="white", width=4)
+    return thumbnail
+
+
+def video_inpaint() -> Image.Image:
+    """Three frames, one behind the other."""
+    sheet = Image.new("RGB", (SIDE, SIDE), (30, 31, 34))
+    picture = square(read(ASSETS / "picture.png", "RGB"), 110)
+    for number in range(3):
+        frame = painted(picture, blob((30 + 60 * number, 150, 170 + 60 * number, 290)), (52, 150, 214))
+        frame = frame.resize((300, 300), Image.Resampling.LANCZOS)
+        corner = (10 + 40 * number, 10 + 40 * number)
+        ImageDraw.Draw(sheet).rectangle((corner[0] - 3, corner[1] - 3, corner[0] + 302, corner[1] + 302), fill="white")
+        sheet.paste(frame, corner)
+    return sheet
+
+
 def main() -> None:
-    for thumbnail in (quickstart, inpainting, inpainting_flux_fill, paint_by_example, text_to_image, train_decoder):
+    for thumbnail in (
+        quickstart, outpainting, inpainting, inpainting_sdxl, inpainting_z_image, inpainting_flux_fill,
+        edit_flux2_klein, edit_qwen, large_photo, video_inpaint, paint_by_example, text_to_image, train_decoder,
+    ):  # fmt: skip
         thumbnail().save(ROOT / "workflows" / f"{thumbnail.__name__}.jpg", quality=88, optimize=True)
 
 

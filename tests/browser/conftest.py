@@ -142,6 +142,7 @@ def browser_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     base = make_base_folder(tmp_path_factory.mktemp("comfyui_browser"))
     # every ComfyUI comes with this picture, which LoadImage nodes start with
     shutil.copy(host / "input" / "example.png", base / "input")
+    (base / "input" / "video.mp4").touch()  # named by a workflow, and listed
     running = Server(host, base)
     running.wait_until_ready()
     yield running

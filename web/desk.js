@@ -1,5 +1,7 @@
+// The pack's part of the artist's desk.
 // What a node of this pack says about its run stays on it. Frontends show it as progress text, which newer ones take
 // away when the job ends; and a node that need not run again sends none, only its output from before.
+// A template opens where its note is, at a size at which it can be read: frontends fit the whole graph into the window.
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 
@@ -7,6 +9,7 @@ const OURS = "AsymVQ"
 const COMPARE = "AsymVQCompare"
 const COMPARE_SIZE = [640, 720]
 const LABELS_HEIGHT = 60
+const FITTED_MS = 300
 const said = new Map()
 
 /** Of an execution id such as "12" or, in subgraphs, "3:12". */
@@ -40,7 +43,18 @@ for (const end of ["execution_success", "execution_error", "execution_interrupte
 }
 
 app.registerExtension({
-    name: "asymvq.keep_said",
+    name: "asymvq.desk",
+    afterConfigureGraph() {
+        const extra = (app.rootGraph ?? app.graph).extra
+        const view = extra?.asymvq_view
+        if (!view) return
+        delete extra.asymvq_view // once: afterwards it is the artist's graph
+        setTimeout(() => {
+            app.canvas.ds.scale = view.scale
+            app.canvas.ds.offset = view.offset
+            app.canvas.setDirty(true, true)
+        }, FITTED_MS)
+    },
     nodeCreated(node) {
         if (node.comfyClass !== COMPARE) return
         // the room is the panel's, not the labels'
