@@ -63,8 +63,12 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         exact = torch.promote_types(x.dtype, torch.float32)
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact).clamp(min=1e-12)
-        gamma = self.gamma.to(x.device, exact) * x.shape[1] ** 0.5
-        return (x.to(exact) / length * gamma[:, None, None]).to(x.dtype)
+        gamma = (self.gamma.to(x.device, exact) * x.shape[1] ** 0.5)[:, None, None]
+        widened = x.to(exact)
+        if torch.is_grad_enabled() and (x.requires_grad or gamma.requires_grad):
+            return (widened / length * gamma).to(x.dtype)
+        normed = widened / length if widened is x else widened.div_(length)
+        return normed.mul_(gamma).to(x.dtype)
 
 
 class Stage(NamedTuple):

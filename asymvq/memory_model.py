@@ -53,7 +53,7 @@ def decode_bytes(
         size = dtype.itemsize if device.type in lean.MIXED_NORMALISATION else 4
         tensors = (max(attention, *steps) + around) * dtype.itemsize + STRIPES * stripe * size
         return round(tensors * (1 + STRIPED_SHARE)) + RESIDENT
-    steps = _plain_steps(config, pixels, conditioned)
+    steps = _plain_steps(config, pixels, conditioned, dtype)
     return round((max(attention, *steps) * (1 + PLAIN_SHARE) + around) * dtype.itemsize) + RESIDENT
 
 
@@ -74,61 +74,69 @@ def encode_bytes(
     steps = [_attention_values(config, channels[-1], pixels / config.network_factor**2, torch.device(device))]
     before = channels[0]
     for level, width in enumerate(channels):
-        # the level's input is held, beside a later block's own input and what it makes of it
-        steps.append((before + (3 + (config.encoder_block_counts[level] > 1)) * width) * pixels / 4**level)
+        steps.append(
+            _block_values(config, before, width, config.encoder_block_counts[level], dtype) * pixels / 4**level
+        )
         before = width
     around = 2 * config.image_channels * pixels
     return round((max(steps) * (1 + PLAIN_SHARE) + around) * dtype.itemsize) + RESIDENT
 
 
-def _plain_steps(config: Config, pixels: float, conditioned: bool) -> Iterator[float]:
+def _plain_steps(config: Config, pixels: float, conditioned: bool, dtype: torch.dtype) -> Iterator[float]:
     """Values alive at the worst moments of each level, as `Decoder.forward` runs it."""
-    widths = config.decoder_channels
+    widths, entering = config.decoder_channels, config.entering_channels
     maps = _maps(config, pixels) if conditioned else []
     if maps:
         yield sum(maps) + max(maps)  # the last map's ReLU
-    before = widths[-1]
     for level, width in reversed(list(enumerate(widths))):
-        here = pixels / 4**level
+        here, before = pixels / 4**level, entering[level]
         waiting = sum(maps[: level + 1])
         if maps:
             yield waiting + _applied(config, before) * here
-        # the level's input is held, beside a later block's own input and what it makes of it
-        yield waiting + (before + (3 + (config.decoder_block_counts[level] > 1)) * width) * here
-        if level:
-            yield waiting + (before + 9 * width) * here  # enlarged features, before and after their convolution
-        before = width
+        yield waiting + _block_values(config, before, width, config.decoder_block_counts[level], dtype) * here
+        if level:  # enlarged features, before and after their convolution
+            yield waiting + (5 * width + 4 * entering[level - 1]) * here
 
 
 def _striped_steps(config: Config, pixels: float, conditioned: bool) -> Iterator[float]:
     """The same as `asymvq.lean` runs it, without the stripes themselves."""
-    widths = config.decoder_channels
+    widths, entering = config.decoder_channels, config.entering_channels
     maps = [0.0, 0.0, *_maps(config, pixels)[2:]] if conditioned else []
     if maps:
         yield sum(maps)
-    before = widths[-1]
     for level, width in reversed(list(enumerate(widths))):
-        here = pixels / 4**level
+        here, before = pixels / 4**level, entering[level]
         waiting = sum(maps[: level + 1])
         if len(maps) > level + 1 and level:
-            yield waiting + _applied(config, before) * here
+            applied = before + own if (own := _own_maps(config)) else _applied(config, before)
+            yield waiting + applied * here
         # a block's result takes its input's memory where it fits there
         grown = width if width > before else 0
         yield waiting + (before + width + grown) * here
         if level:
-            yield waiting + (max(before, width) + 4 * width) * here
-        before = width
+            yield waiting + (max(before, width) + 4 * entering[level - 1]) * here
+
+
+def _block_values(config: Config, before: int, width: int, blocks: int, dtype: torch.dtype) -> float:
+    """A pixel, of a level's blocks: its input is held, beside a later block's own input and what it makes of it."""
+    widened = width if config.float32_norms and dtype.itemsize < torch.float32.itemsize else 0
+    return before + (3 + (blocks > 1)) * width + widened
 
 
 def _maps(config: Config, pixels: float) -> list[float]:
     """Values of each condition map, fine to coarse."""
-    own = config.condition.channels if config.condition is not None else None
+    own = _own_maps(config)
     return [(own or width) * pixels / 4 ** max(0, i - 1) for i, width in enumerate(config.condition_channels)]
+
+
+def _own_maps(config: Config) -> int | None:
+    """The width of a condition's maps, where it is not that of the features. Such maps are applied in stripes."""
+    return None if config.condition is None else config.condition.channels
 
 
 def _applied(config: Config, features: int) -> int:
     """Values a pixel at a condition point, for features of so many channels."""
-    own = config.condition.channels if config.condition is not None else None
+    own = _own_maps(config)
     # features, scale, shift and result, beside what the map's ReLU takes; or map, features and result
     return 3 * features if own is None else 4 * features + own
 

@@ -1,8 +1,11 @@
-"""Decoding against diffusers' AsymmetricAutoencoderKL: time and peak memory, same weights, type and device, in one run.
+"""Decoding against diffusers' class of the same model: time and peak memory, same weights, type, device, in one run.
 
     python bench/decode.py [--preset tiny base] [--sizes 512 1024] [--masks 0.1 256px] [--repeats 3] [--json FILE]
+    python bench/decode.py --preset flux2 wan taesd taef2
+    python bench/decode.py --against CHECKOUT    also the time of another version's decodes, of presets with a condition
 
-Full decodes of either, then mask-local ones of ours, with random weights. Times are medians of calls that take turns.
+Full decodes of either, then mask-local ones of ours, with random weights. What has no condition is decoded plainly, and
+mask-locally pasted into the source. Diffusers has no TAEF2. Times are medians of calls that take turns.
 Memory is what a decode adds at its peak: on a CPU the resident memory of a process of its own, on CUDA the allocator's.
 The share of peak is that of the device's speed at a product of 4096² matrices in the same type.
 """
@@ -10,13 +13,15 @@ The share of peak is that of the device's speed at a product of 4096² matrices 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +30,78 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import asymvq
-from asymvq.autoencoders import PRESETS, AutoencoderConfig
+from asymvq.autoencoders import tiny, wan
+from asymvq.config import LATENT_SPACES, PRESETS, AutoencoderConfig, Config, LatentSpace
 
-CONFIGS = {
+CONFIGS: dict[str, Config] = {
     # the bundled VAE's widths
     "tiny": AutoencoderConfig(
         decoder_channels=(24, 48, 96, 96), encoder_channels=(24, 48, 96, 96), encoder_blocks=1, norm_groups=6
     ),
     **PRESETS,
+    "flux2": AutoencoderConfig(latent_channels=128, latent_packing=2, condition=None),
+    "wan": wan.Config(),
+    "taesd": tiny.Config(latent_scale=LATENT_SPACES["sd"].scaling_factor),
+    "taef2": tiny.Config(latent_channels=128, latent_packing=2, pooled=True),
 }
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MATRIX = 4096
+
+
+WORKER = """
+import sys, time
+import torch
+import asymvq
+clock = getattr(time, sys.argv[4])
+case = torch.load(sys.argv[1], weights_only=True)
+vae = asymvq.load(sys.argv[2], dtype=case["latent"].dtype, device=case["latent"].device)
+given = {"image": case["image"], "mask": case["mask"], "region": sys.argv[3], "keep": "network"}
+with torch.inference_mode():
+    for line in sys.stdin:
+        start = clock()
+        asymvq.decode(vae, case["latent"], **given)
+        if case["latent"].device.type == "cuda":
+            torch.cuda.synchronize()
+        print(clock() - start, flush=True)
+"""
+"""Another version of this package, which answers each line with the seconds of a decode."""
+
+
+def random_vae(preset: str, folder: Path) -> None:
+    """Saves it as diffusers' class of the model, or in our own format where there is none."""
+    torch.manual_seed(0)
+    config = CONFIGS[preset]
+    vae = asymvq.AsymmetricAutoencoder(config)
+    if _has_peer(config):
+        space = LATENT_SPACES["sd"] if config.latent_channels == 4 else LatentSpace(1.0)
+        asymvq.save(vae, folder / "vae", layout="diffusers", latents=space)
+    else:
+        (folder / "vae").mkdir()
+        asymvq.save(vae, folder / "vae" / "vae.safetensors")
+
+
+def _has_peer(config: Config) -> bool:
+    return not getattr(config, "pooled", False)
+
+
+def peer(folder: Path, latent: Tensor, given: dict[str, Tensor], config: Config) -> Callable[[], Tensor]:
+    """The decode of diffusers' own class."""
+    import diffusers
+
+    name = json.loads((folder / "config.json").read_text())["_class_name"]
+    model: Any = getattr(diffusers, name).from_pretrained(folder, torch_dtype=latent.dtype).to(latent.device).eval()
+    if name == "AutoencoderKLFlux2":
+        from diffusers.pipelines.flux2.pipeline_flux2 import Flux2Pipeline
+
+        mean = model.bn.running_mean.view(1, -1, 1, 1).to(latent)
+        deviation = (model.bn.running_var.view(1, -1, 1, 1) + model.config.batch_norm_eps).sqrt().to(latent)
+        return lambda: model.decode(Flux2Pipeline._unpatchify_latents(latent * deviation + mean)).sample
+    if name == "AutoencoderKLWan":
+        return lambda: model.decode(latent[:, :, None]).sample[:, :, 0]
+    if name == "AutoencoderTiny":
+        scale = getattr(config, "latent_scale", 1.0)
+        return lambda: model.decode(latent * scale).sample
+    return lambda: model.decode(latent, **given).sample
 
 
 class Case:
@@ -48,7 +114,8 @@ class Case:
         start = (size - side) // 2
         generator = torch.Generator().manual_seed(0)
         dtype, device = TYPES[args.dtype], args.device
-        self.latent = torch.randn(1, 4, size // 8, size // 8, generator=generator).to(device, dtype)
+        cells = size // self.config.factor
+        self.latent = torch.randn(1, self.config.latent_channels, cells, cells, generator=generator).to(device, dtype)
         self.image = (torch.rand(1, 3, size, size, generator=generator) * 2 - 1).to(device, dtype)
         self.mask = torch.zeros(1, 1, size, size, device=device, dtype=dtype)
         self.mask[..., start : start + side, start : start + side] = 1
@@ -56,14 +123,41 @@ class Case:
     def decoder(self, who: str, folder: Path) -> Callable[[], Tensor]:
         """`who`: "diffusers", "ours" (a full decode) or "local"."""
         dtype, device = self.latent.dtype, self.latent.device
+        given = {"image": self.image, "mask": self.mask}
         if who == "diffusers":
-            from diffusers import AsymmetricAutoencoderKL
-
-            model = AsymmetricAutoencoderKL.from_pretrained(folder, torch_dtype=dtype).to(device).eval()  # pyright: ignore
-            return lambda: model.decode(self.latent, image=self.image, mask=self.mask).sample
-        vae = asymvq.load(folder, device=device, dtype=dtype)
+            return peer(folder, self.latent, given, self.config)
+        where = folder if _has_peer(self.config) else folder / "vae.safetensors"
+        vae = asymvq.load(where, device=device, dtype=dtype)
+        if self.config.condition is None and who == "ours":
+            return lambda: asymvq.decode(vae, self.latent)
         region = "masked" if who == "local" else "full"
-        return lambda: asymvq.decode(vae, self.latent, image=self.image, mask=self.mask, region=region, keep="network")
+        # the network's picture, but where only what is kept exactly can be decoded mask-locally
+        keep = "network" if self.config.condition is not None else "exact"
+        return lambda: asymvq.decode(vae, self.latent, **given, region=region, keep=keep)
+
+    @contextlib.contextmanager
+    def elsewhere(self, checkout: Path, folder: Path, clock: str) -> Iterator[Callable[[], float]]:
+        """The seconds of a full decode by the package in `checkout`, in a process of its own."""
+        file = folder.parent / "case.pt"
+        torch.save({"latent": self.latent, "image": self.image, "mask": self.mask}, file)
+        command = [sys.executable, "-c", WORKER, str(file), str(folder), "full", clock]
+        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=checkout
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def once() -> float:
+            print(file=process.stdin, flush=True)
+            assert process.stdout is not None
+            return float(process.stdout.readline())
+
+        try:
+            yield once
+        finally:
+            process.stdin.close()
+            process.wait()
 
 
 def resident(name: str) -> int:
@@ -98,30 +192,33 @@ def memory_alone(args: argparse.Namespace, preset: str, size: int, mask: str | N
 
 
 @torch.inference_mode()
-def seconds(decodes: dict[str, Callable[[], Tensor]], repeats: int, device: str) -> dict[str, float]:
-    """Medians of calls that take turns, after one that does not count."""
+def seconds(
+    decodes: dict[str, Callable[[], Tensor | float]], repeats: int, device: str, clock: str = "perf_counter"
+) -> dict[str, float]:
+    """Medians of calls that take turns, after one that does not count. What gives a number has taken its own time."""
     taken: dict[str, list[float]] = {who: [] for who in decodes}
+    now: Callable[[], float] = getattr(time, clock)
     for turn in range(repeats + 1):
         for who, decode in decodes.items():
-            start = time.perf_counter()
-            decode()
+            start = now()
+            result = decode()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             if turn or repeats == 0:
-                taken[who].append(time.perf_counter() - start)
+                taken[who].append(result if isinstance(result, float) else now() - start)
     return {who: statistics.median(times) for who, times in taken.items()}
 
 
-def flops(decode: Callable[[], Tensor]) -> int:
+def flops(decode: Callable[[], Tensor | float]) -> int:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         decode()
     return counter.get_total_flops()
 
 
-def peak_speed(device: str, dtype: torch.dtype) -> float:
+def peak_speed(device: str, dtype: torch.dtype, clock: str) -> float:
     """FLOP/s of a matrix product, the best of five."""
     a = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
-    best = min(seconds({"product": lambda: a @ a}, 1, device)["product"] for _ in range(5))
+    best = min(seconds({"product": lambda: a @ a}, 1, device, clock)["product"] for _ in range(5))
     return 2 * MATRIX**3 / best
 
 
@@ -129,8 +226,10 @@ def measure(args: argparse.Namespace, preset: str, size: int, folder: Path, peak
     """Rows: diffusers, ours, and ours mask by mask; a decode that does not fit is a row with an error."""
     rows: list[dict[str, Any]] = []
     masks = [m for m in args.masks if not m.endswith("px") or int(m[:-2]) < size]
-    whos: list[tuple[str, str | None]] = [("diffusers", None), ("ours", None), *(("local", mask) for mask in masks)]
-    decodes: dict[str, Callable[[], Tensor]] = {}
+    whos: list[tuple[str, str | None]] = [("ours", None), *(("local", mask) for mask in masks)]
+    if _has_peer(CONFIGS[preset]):
+        whos.insert(0, ("diffusers", None))
+    decodes: dict[str, Callable[[], Tensor | float]] = {}
     for who, mask in whos:
         row: dict[str, Any] = {"preset": preset, "size": size, "who": who, "mask": mask}
         rows.append(row)
@@ -139,11 +238,19 @@ def measure(args: argparse.Namespace, preset: str, size: int, folder: Path, peak
             decodes[f"{who} {mask}"] = Case(args, preset, size, mask).decoder(who, folder)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             row["error"] = str(error)[:100]
-    taken = seconds(decodes, args.repeats, args.device)
+    with contextlib.ExitStack() as stack:
+        timed = dict(decodes)
+        if args.against:
+            row = {"preset": preset, "size": size, "who": "against", "mask": None}
+            rows.append(row)
+            once = Case(args, preset, size, None).elsewhere(args.against.resolve(), folder, args.clock)
+            timed["against None"] = stack.enter_context(once)
+        taken = seconds(timed, args.repeats, args.device, args.clock)
     for row in rows:
         key = f"{row['who']} {row['mask']}"
         if key in taken:
             row["seconds"] = taken[key]
+        if key in decodes:
             row["flops"] = flops(decodes[key])
             row["share_of_peak"] = row["flops"] / taken[key] / peak
     return rows
@@ -154,18 +261,20 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| decoder, picture | decode | seconds | ÷ diffusers | peak MiB | ÷ diffusers | TFLOP | share of peak |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    reference: dict[str, Any] = {}
+    names = {"ours": "ours, full", "diffusers": "diffusers", "against": "ours, the other version, full"}
     for row in rows:
-        if row["who"] == "diffusers":
-            reference = row
-        name = {"local": f"ours, mask {row['mask']}", "ours": "ours, full"}.get(row["who"], "diffusers")
+        beside = (other for other in rows if (other["preset"], other["size"]) == (row["preset"], row["size"]))
+        reference = next((other for other in beside if other["who"] == "diffusers"), {})
+        name = names.get(row["who"], f"ours, mask {row['mask']}")
         cells = [f"{row['preset']}, {row['size']}²", name]
         if "seconds" not in row:
             cells += [row.get("error", "")] + [""] * 5
         else:
-            ratios = [f"{row[key] / reference[key]:.3g}" if key in reference else "" for key in ("seconds", "memory")]
-            cells += [f"{row['seconds']:.3g}", ratios[0], f"{row['memory'] / 2**20:.0f}", ratios[1]]
-            cells += [f"{row['flops'] / 1e12:.3g}", f"{row['share_of_peak']:.0%}"]
+            both = ("seconds", "memory")
+            ratios = [f"{row[key] / reference[key]:.3g}" if key in reference and key in row else "" for key in both]
+            cells += [f"{row['seconds']:.3g}", ratios[0]]
+            cells += [f"{row['memory'] / 2**20:.0f}", ratios[1]] if "memory" in row else ["", ""]
+            cells += [f"{row['flops'] / 1e12:.3g}", f"{row['share_of_peak']:.0%}"] if "flops" in row else ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -180,6 +289,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="0: one call, without a warm-up")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=list(TYPES), default="fp32")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="of another version, whose time to measure too"
+    )
+    parser.add_argument(
+        "--clock", choices=["perf_counter", "process_time"], default="perf_counter",
+        help="process_time: the processor's seconds, on a machine that has other work too",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path)
     parser.add_argument("--alone", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -189,15 +305,12 @@ def main() -> None:
         print(peak_memory(case.decoder(who, Path(folder)), args.device))
         return
 
-    peak = peak_speed(args.device, TYPES[args.dtype])
+    peak = peak_speed(args.device, TYPES[args.dtype], args.clock)
     print(f"{args.device}, {args.dtype}, {torch.get_num_threads()} threads, {peak / 1e12:.3g} TFLOP/s at best\n")
     rows: list[dict[str, Any]] = []
     for preset in args.preset:
         with tempfile.TemporaryDirectory() as folder:
-            torch.manual_seed(0)
-            asymvq.save(
-                asymvq.AsymmetricAutoencoder(CONFIGS[preset]), Path(folder) / "vae", layout="diffusers", latents="sd"
-            )
+            random_vae(preset, Path(folder))
             for size in args.sizes:
                 rows += measure(args, preset, size, Path(folder) / "vae", peak)
     print(table(rows))

@@ -41,8 +41,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 import asymvq
-from asymvq.autoencoders import AutoencoderConfig
-from asymvq.config import ConditionConfig
+from asymvq.config import AutoencoderConfig, ConditionConfig
 
 try:
     import resource

@@ -32,7 +32,7 @@ def measured(preset: str, size: int, run: str, dtype: torch.dtype, device: str) 
     def once(side: int) -> None:
         image, mask = torch.rand(1, 3, side, side) * 2 - 1, torch.zeros(1, 1, side, side)
         mask[..., : side // 2] = 1
-        latent = torch.randn(1, 4, side // 8, side // 8)
+        latent = torch.randn(1, vae.latent_channels, side // vae.factor, side // vae.factor)
         latent, image, mask = (t.to(device, dtype) for t in (latent, image, mask))
         if run == "encode":
             vae.encode(image)
@@ -68,7 +68,10 @@ def main() -> None:
         return
     print("| VAE, picture | run | announced MiB | measured MiB | announced ÷ measured |\n|---|---|---|---|---|")
     for preset, size, run in itertools.product(args.preset, args.sizes, RUNS):
-        config, cells = CONFIGS[preset], (size // 8, size // 8)
+        config = CONFIGS[preset]
+        if config.condition is None and run == "conditional decode":
+            continue
+        cells = (size // config.factor, size // config.factor)
         striped = run != "encode" and lean.pays_for(config, cells, torch.device(device))
         if run == "encode":
             announced = encode_bytes(config, (size, size), dtype=dtype, device=device)

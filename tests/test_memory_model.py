@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from asymvq import lean, memory_model
 from asymvq import stripes as stripes_module
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.autoencoders import PRESETS, AutoencoderConfig
-from asymvq.config import ConditionConfig, MaskReduction
+from asymvq.autoencoders import tiny, wan
+from asymvq.config import PRESETS, AutoencoderConfig, ConditionConfig, Config, MaskReduction
 from asymvq.memory_model import decode_bytes, encode_bytes
 
 TINY = AutoencoderConfig(
@@ -24,6 +24,14 @@ TINY = AutoencoderConfig(
 )
 CONFIGS = {
     **PRESETS,
+    "affine": dataclasses.replace(PRESETS["base"], condition=ConditionConfig.affine()),
+    "FLUX.2": dataclasses.replace(PRESETS["base"], latent_channels=128, latent_packing=2),
+    "Wan": wan.Config(condition=ConditionConfig()),
+    "Wan, affine": wan.Config(condition=ConditionConfig.affine()),
+    "Wan, grown": wan.Config(condition=ConditionConfig(), decoder_channels=(192, 384, 768, 768), decoder_blocks=6),
+    "TAESD": tiny.Config(condition=ConditionConfig()),
+    "TAESD, affine": tiny.Config(condition=ConditionConfig.affine()),
+    "TAEF2": tiny.Config(latent_channels=128, latent_packing=2, pooled=True),
     "tiny": TINY,
     "stock": dataclasses.replace(TINY, condition=None),
     "ASUKA": dataclasses.replace(PRESETS["base"], condition=ConditionConfig(True, MaskReduction.ANY)),
@@ -85,9 +93,10 @@ def device(monkeypatch) -> str:
     return "meta"
 
 
-def decode_peak(config: AutoencoderConfig, size: tuple[int, int], dtype: torch.dtype, conditioned: bool) -> int:
+def decode_peak(config: Config, size: tuple[int, int], dtype: torch.dtype, conditioned: bool) -> int:
     with torch.device("meta"):
         vae = AsymmetricAutoencoder(config).to(dtype).requires_grad_(False)
+        size = tuple(side // config.latent_packing for side in size)
         latent = torch.empty(1, config.latent_channels, *size, dtype=dtype)
         pixels = [side * config.factor for side in size]
         given = {}
@@ -104,7 +113,8 @@ def test_decoding_takes_what_is_announced(name, size, conditioned, dtype, device
     config = CONFIGS[name]
     if conditioned and config.condition is None:
         pytest.skip("a stock VAE takes no condition")
-    announced = decode_bytes(config, size, dtype=dtype, device=device, conditioned=conditioned)
+    cells = tuple(side // config.latent_packing for side in size)
+    announced = decode_bytes(config, cells, dtype=dtype, device=device, conditioned=conditioned)
     taken = decode_peak(config, size, dtype, conditioned)
     assert 1.1 * taken <= announced <= 1.9 * taken + memory_model.RESIDENT
 

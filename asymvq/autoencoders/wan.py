@@ -96,6 +96,7 @@ class Config(AnyConfig):
     """Whether a video changes its length too between a level and the next coarser one. One frame does not."""
 
     latent_packing = 1
+    float32_norms = True
 
     def __post_init__(self) -> None:
         self._check()
@@ -126,10 +127,6 @@ class Config(AnyConfig):
     @property
     def encoder_block_counts(self) -> tuple[int, ...]:
         return (self.encoder_blocks,) * len(self.decoder_channels)
-
-
-PRESETS: dict[str, AnyConfig] = {"base": Config()}
-"""As published."""
 
 
 def build(config: Config, ops: Ops) -> Parts:

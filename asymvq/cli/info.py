@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from ..autoencoders import preset_name
 from ..checkpoint import Checkpoint, read
-from ..config import ConditionKind, LatentSpace
+from ..config import ConditionKind, LatentSpace, preset_name
 from .convert import describe as describe_latents
 
 LONGEST_VALUE = 60
@@ -25,7 +23,6 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything that `info` says, in plain JSON types."""
     config = checkpoint.config
     return {
-        "family": config.family,
         "layout": checkpoint.layout.value,
         "preset": preset_name(config),
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
@@ -48,7 +45,6 @@ def _count(checkpoint: Checkpoint, *prefixes: str) -> int:
 def _table(facts: dict[str, Any]) -> list[str]:
     config, parameters = facts["config"], facts["parameters"]
     rows = {
-        "family": facts["family"],
         "layout": facts["layout"],
         "preset": facts["preset"] or "none of the published",
         "dtype": facts["dtype"],
@@ -65,11 +61,10 @@ def _table(facts: dict[str, Any]) -> list[str]:
     return [f"{key:<{width}}{value}" for key, value in rows.items()]
 
 
-def _half(channels: Sequence[int] | None, blocks: int | Sequence[int]) -> str:
+def _half(channels: list[int] | None, blocks: int) -> str:
     if channels is None:
         return "none"
-    counts = str(blocks) if isinstance(blocks, int) else ", ".join(map(str, blocks))
-    return f"channels {', '.join(map(str, channels))} (fine to coarse), residual blocks a level: {counts}"
+    return f"channels {', '.join(map(str, channels))} (fine to coarse), residual blocks a level: {blocks}"
 
 
 def _condition(condition: dict[str, Any] | None) -> str:
