@@ -6,16 +6,9 @@ picture = asymvq.decode(vae, latent, image=source, mask=mask)
 
 from .align import Aligned, align
 from .autoencoder import AsymmetricAutoencoder
+from .autoencoders import LATENT_SPACES, PRESETS, AutoencoderConfig
 from .checkpoint import CheckpointError, load, save
-from .config import (
-    LATENT_SPACES,
-    PRESETS,
-    AutoencoderConfig,
-    ConditionConfig,
-    ConditionKind,
-    LatentSpace,
-    MaskReduction,
-)
+from .config import ConditionConfig, ConditionKind, LatentSpace, MaskReduction
 from .decode import Keep, decode
 from .encode import encode
 from .harmonise import harmonise

@@ -176,16 +176,6 @@ class LatentSpace:
         return cls(**_with_tuples(known))
 
 
-LATENT_SPACES: dict[str, LatentSpace] = {
-    "sd": LatentSpace(0.18215),
-    "sdxl": LatentSpace(0.13025),
-    "sd3": LatentSpace(1.5305, 0.0609),
-    "flux": LatentSpace(0.3611, 0.1159),
-}
-"""Of the published VAEs: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1."""
-LATENT_CHANNELS = {"sd": 4, "sdxl": 4, "sd3": 16, "flux": 16}
-
-
 class Pooling(Enum):
     """How a decoder sees the whole picture, besides by attention."""
 
@@ -395,83 +385,3 @@ class Config(ABC):
         if values.get("condition") is not None:
             values["condition"] = ConditionConfig.from_dict(values["condition"])
         return cls(**values)
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig(Config):
-    """Everything that decides the architecture of a KL autoencoder: the LDM's, of Stable Diffusion and FLUX.
-
-    Channel tuples run from the finest level (full resolution) to the coarsest (the latent's).
-    """
-
-    family = "kl"
-
-    latent_channels: int = 4
-    decoder_channels: tuple[int, ...] = (128, 256, 512, 512)
-    decoder_blocks: int = 3
-    """Residual blocks a level."""
-    encoder_channels: tuple[int, ...] | None = (128, 256, 512, 512)
-    """None: a decoder without an encoder."""
-    encoder_blocks: int = 2
-    condition: ConditionConfig | None = ConditionConfig()
-    """None: a plain decoder, as in stock VAEs."""
-    quant_conv: bool = True
-    post_quant_conv: bool = True
-    norm_groups: int = 32
-    image_channels: int = 3
-    latents: LatentSpace | None = dataclasses.field(default=None, compare=False)
-    """Goes along with the shape, but is no part of it: two configs of one shape are equal. None: nobody said."""
-    latent_packing: int = 1
-    """FLUX.2: 2, and the packed latent is normalised by statistics that the file holds."""
-
-    def __post_init__(self) -> None:
-        self._check()
-        for name, most in (
-            ("decoder_blocks", MAX_BLOCKS), ("encoder_blocks", MAX_BLOCKS), ("norm_groups", MAX_NORM_GROUPS)
-        ):  # fmt: skip
-            self._check_count(name, getattr(self, name), most)
-        for name in ("decoder_channels", "encoder_channels"):
-            if any(c % self.norm_groups for c in getattr(self, name) or ()):
-                raise ValueError(
-                    f"Expected {name} to be multiples of norm_groups={self.norm_groups}, but got {getattr(self, name)}."
-                )
-
-    @property
-    def decoder_block_counts(self) -> tuple[int, ...]:
-        return (self.decoder_blocks,) * len(self.decoder_channels)
-
-    @property
-    def encoder_block_counts(self) -> tuple[int, ...]:
-        return (self.encoder_blocks,) * len(self.decoder_channels)
-
-    @property
-    def decoder_multiple(self) -> int:
-        return self.norm_groups
-
-    @property
-    def pooling(self) -> Pooling:
-        return Pooling.NORMS
-
-    def to_dict(self) -> dict[str, Any]:
-        data = super().to_dict()
-        if self.latent_packing == 1:  # as it was before there was packing
-            del data["latent_packing"]
-        return data
-
-
-PRESETS: dict[str, AutoencoderConfig] = {
-    "base": AutoencoderConfig(),
-    "1.5x": AutoencoderConfig(decoder_channels=(192, 384, 768, 768), decoder_blocks=4),
-    "2x": AutoencoderConfig(decoder_channels=(256, 512, 1024, 1024), decoder_blocks=6),
-}
-"""The paper's decoders (arXiv 2306.04632), all on Stable Diffusion's own encoder."""
-
-
-def preset_name(config: Config) -> str | None:
-    """The published decoder of this shape: "base", "1.5x" or "2x"; "stock" for base without a condition; else None."""
-    if not isinstance(config, AutoencoderConfig):
-        return None
-    for name, preset in PRESETS.items():
-        if (config.decoder_channels, config.decoder_blocks) == (preset.decoder_channels, preset.decoder_blocks):
-            return name if config.condition is not None else "stock" if name == "base" else None
-    return None

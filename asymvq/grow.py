@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import AsymmetricAutoencoder
-from .autoencoders import family_of
-from .config import ConditionConfig, ConditionKind, Config, preset_name
+from .autoencoders import family_of, preset_name
+from .config import ConditionConfig, ConditionKind, Config
 from .widening import repeated
 
 _FACTORS = {"base": (1.0, 0), "1.5x": (1.5, 1), "2x": (2.0, 3)}

@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import asymvq
-from asymvq.autoencoders import tiny, wan
-from asymvq.config import LATENT_SPACES, PRESETS, AutoencoderConfig, Config, LatentSpace
+from asymvq.autoencoders import LATENT_SPACES, PRESETS, AutoencoderConfig, tiny, wan
+from asymvq.config import Config, LatentSpace
 
 CONFIGS: dict[str, Config] = {
     # the bundled VAE's widths

@@ -41,7 +41,8 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 import asymvq
-from asymvq.config import AutoencoderConfig, ConditionConfig
+from asymvq.autoencoders import AutoencoderConfig
+from asymvq.config import ConditionConfig
 
 try:
     import resource

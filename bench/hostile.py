@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import save_file
 
 import asymvq
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.paint_by_example import load_head
 
 MIB = 2**20

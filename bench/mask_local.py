@@ -25,8 +25,7 @@ from chart import draw_chart
 from torch import Tensor
 
 import asymvq
-from asymvq.autoencoders import tiny, wan
-from asymvq.config import PRESETS
+from asymvq.autoencoders import PRESETS, tiny, wan
 from asymvq.crop import centre_crop
 from asymvq.decode import Keep, Region, compose, decode_network, fit_source, make_plan
 from asymvq.masks import random_thick_mask

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.crop import centre_crop
 from asymvq.grow import grow, grown_config, match_norms
 from asymvq.masks import random_thick_mask

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import asymvq
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.training.data import Pictures, Samples
 from asymvq.training.loop import Training
 from asymvq.training.recipe import RECIPES, Precision, Recipe

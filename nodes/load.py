@@ -10,8 +10,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..asymvq.autoencoders import preset_name
 from ..asymvq.checkpoint import Checkpoint, read, with_encoder
-from ..asymvq.config import preset_name
 from .host import CATEGORY, file_fingerprint, plain_errors, say
 from .vae import AsymmetricVAE
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..asymvq.autoencoders import LATENT_SPACES
 from ..asymvq.checkpoint import save
-from ..asymvq.config import LATENT_SPACES
 from .host import CATEGORY, plain_errors
 from .load import Precision
 from .places import place_below_output

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.autoencoders import tiny, wan
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig, tiny, wan
 
 WAN = wan.Config(
     latent_channels=4, decoder_channels=(16, 32, 64, 64), decoder_blocks=2, encoder_channels=(16, 32, 64, 64),

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import PRESETS, AutoencoderConfig
 from asymvq.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -26,7 +27,7 @@ from asymvq.checkpoint import (
     with_encoder,
 )
 from asymvq.checkpoint.layouts import recognise
-from asymvq.config import PRESETS, AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.config import ConditionConfig, MaskReduction
 
 TINY = AutoencoderConfig(
     decoder_channels=(32, 64, 64, 64), decoder_blocks=2, encoder_channels=(32, 32, 32, 64), encoder_blocks=1

@@ -14,10 +14,10 @@ from PIL import Image, ImageCms
 from safetensors.torch import load_file, save_file
 
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.checkpoint import load, save
 from asymvq.cli import main
 from asymvq.cli.latents import read_latent, write_latent
-from asymvq.config import AutoencoderConfig
 from asymvq.crop import centre_crop
 from asymvq.masks import random_thick_mask
 from asymvq.pictures import cover, read_mask, read_picture, read_raster, write_picture

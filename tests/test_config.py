@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from asymvq.autoencoders import PRESETS, AutoencoderConfig
 from asymvq.checkpoint import CheckpointError, read, save, to_native
-from asymvq.config import PRESETS, AutoencoderConfig
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import kept_error
 from asymvq.pictures import read_picture

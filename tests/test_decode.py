@@ -13,7 +13,8 @@ from PIL import Image
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.autoencoders import AutoencoderConfig
+from asymvq.config import ConditionConfig, MaskReduction
 from asymvq.decode import Keep, Region, compose, fit_source, make_plan
 from asymvq.masks import MASK_FLOOR, alpha, edited, random_thick_mask
 from asymvq.pictures import to_pillow

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 import asymvq
 from asymvq import lean
 from asymvq import stripes as stripes_module
-from asymvq.config import AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.autoencoders import AutoencoderConfig
+from asymvq.config import ConditionConfig, MaskReduction
 
 TINY = AutoencoderConfig(
     decoder_channels=(32, 64, 64), decoder_blocks=1, encoder_channels=(32, 32, 64), encoder_blocks=1, norm_groups=16

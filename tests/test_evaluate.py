@@ -15,12 +15,12 @@ from PIL import Image
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.cli import main
 from asymvq.cli.evaluate import list_pictures
 from asymvq.cli.latents import write_latent
 from asymvq.cli.report import Measured, Report
 from asymvq.colour import fit_colours, noise_masked
-from asymvq.config import AutoencoderConfig
 from asymvq.evaluation import MEASURES, Way, contestants, evaluate, measure
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, kept_error

@@ -13,11 +13,11 @@ from families import CONFIGS, FLUX2, TAE, TAEF2, WAN, built, shaken
 
 from asymvq import lean
 from asymvq import stripes as stripes_module
-from asymvq.autoencoders import FAMILIES, config_from_dict, config_to_dict, family_of, tiny, wan
+from asymvq.autoencoders import FAMILIES, AutoencoderConfig, config_from_dict, config_to_dict, family_of, tiny, wan
 from asymvq.autoencoders.codec import LatentCodec, NormalisedLatent, ScaledLatent
 from asymvq.autoencoders.hints import Hints
 from asymvq.checkpoint import Layout, build, from_tensors
-from asymvq.config import AutoencoderConfig, ConditionConfig, LatentSpace, MaskReduction
+from asymvq.config import ConditionConfig, LatentSpace, MaskReduction
 from asymvq.walk import ConditionPoint, Run
 
 RELATIVE = 1e-5

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from test_families import assert_same, picture, shared
 
 import asymvq
-from asymvq.autoencoders import FAMILIES, Layout, family_of, tiny, wan
+from asymvq.autoencoders import FAMILIES, LATENT_SPACES, Layout, family_of, tiny, wan
 from asymvq.autoencoders.hints import Hints
 from asymvq.checkpoint import CheckpointError, from_tensors, read, save, with_encoder
 from asymvq.cli import main
-from asymvq.config import LATENT_SPACES, ConditionConfig, LatentSpace
+from asymvq.config import ConditionConfig, LatentSpace
 
 WAN16 = dataclasses.replace(
     WAN, latent_channels=16, decoder_blocks=3, encoder_blocks=2, decoder_channels=(8, 16, 32, 32),

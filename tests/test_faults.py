@@ -20,8 +20,8 @@ from safetensors import safe_open
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.cli import main
-from asymvq.config import AutoencoderConfig
 from asymvq.grow import grown_config
 from asymvq.outputs import ExistsError, LockedError
 from asymvq.training import loop

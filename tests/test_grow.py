@@ -9,8 +9,9 @@ import torch
 from families import CONFIGS, TAE, TAEF2, WAN, built
 
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import PRESETS, AutoencoderConfig
 from asymvq.checkpoint import load
-from asymvq.config import PRESETS, AutoencoderConfig, ConditionConfig
+from asymvq.config import ConditionConfig
 from asymvq.grow import grow, grown_config, match_norms, shifts_norms
 from asymvq.metrics import psnr
 

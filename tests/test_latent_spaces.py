@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import LATENT_SPACES, PRESETS, AutoencoderConfig
 from asymvq.checkpoint import Checkpoint, CheckpointError, Layout, from_tensors, load, read, save, with_encoder
 from asymvq.checkpoint.layouts import recognise
 from asymvq.cli import main
-from asymvq.config import LATENT_SPACES, PRESETS, AutoencoderConfig, ConditionConfig, LatentSpace
+from asymvq.config import ConditionConfig, LatentSpace
 from asymvq.grow import grown_config
 from asymvq.training.data import Pictures
 from asymvq.training.loop import Training

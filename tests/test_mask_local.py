@@ -9,8 +9,8 @@ import torch
 from families import CONFIGS, FLUX2, KL, TAE, TAEF2, WAN, built
 
 import asymvq
-from asymvq.autoencoders import tiny, wan
-from asymvq.config import CONTEXT, AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.autoencoders import AutoencoderConfig, tiny, wan
+from asymvq.config import CONTEXT, ConditionConfig, MaskReduction
 from asymvq.decode import Region, decode_network, fit_source, make_plan
 
 PAPER, ASUKA, AFFINE = ConditionConfig(), ConditionConfig(True, MaskReduction.ANY), ConditionConfig.affine(8)

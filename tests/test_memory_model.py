@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from asymvq import lean, memory_model
 from asymvq import stripes as stripes_module
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.autoencoders import tiny, wan
-from asymvq.config import PRESETS, AutoencoderConfig, ConditionConfig, Config, MaskReduction
+from asymvq.autoencoders import PRESETS, AutoencoderConfig, tiny, wan
+from asymvq.config import ConditionConfig, Config, MaskReduction
 from asymvq.memory_model import decode_bytes, encode_bytes
 
 TINY = AutoencoderConfig(

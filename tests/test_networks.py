@@ -14,8 +14,8 @@ from torch import Tensor
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.compose import paste
-from asymvq.config import AutoencoderConfig
 from asymvq.decode import Keep, Region, decode_source, fit_source
 from asymvq.masks import alpha, edited
 from asymvq.runtime import Runtime, is_out_of_memory

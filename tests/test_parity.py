@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from asymvq.autoencoders import PRESETS, AutoencoderConfig
 from asymvq.checkpoint import Layout, build, load, read, save, with_encoder
-from asymvq.config import PRESETS, AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.config import ConditionConfig, MaskReduction
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.cli import main
-from asymvq.config import AutoencoderConfig
 from asymvq.evaluation import Way, contestants, evaluate
 from asymvq.training.data import Batch
 from asymvq.training.step import sample_latent

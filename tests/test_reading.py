@@ -19,11 +19,11 @@ from safetensors.torch import save as library_save
 from safetensors.torch import save_file
 
 import asymvq
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.checkpoint import CheckpointError, read, read_tensors
 from asymvq.checkpoint.reading import open_tensors
 from asymvq.checkpoint.source import Source, parse_json, read_json
 from asymvq.checkpoint.tensors import read_each
-from asymvq.config import AutoencoderConfig
 
 TINY = AutoencoderConfig(
     decoder_channels=(32, 64), decoder_blocks=1, encoder_channels=(32, 64), encoder_blocks=1, norm_groups=32

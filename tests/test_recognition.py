@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.autoencoders.kl import to_diffusers
 from asymvq.checkpoint import CheckpointError, Layout, from_tensors, load, read, save, to_native
-from asymvq.config import AutoencoderConfig
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies

@@ -22,8 +22,9 @@ from safetensors import safe_open
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.cli import main
-from asymvq.config import AutoencoderConfig, ConditionConfig, ConditionKind
+from asymvq.config import ConditionConfig, ConditionKind
 from asymvq.grow import grown_config
 from asymvq.training.data import Pictures, Samples
 from asymvq.training.harmonise import ColourShift, Drift

@@ -12,8 +12,9 @@ from families import CONFIGS, TAE, WAN, built
 from PIL import Image
 
 import asymvq
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.cli import main
-from asymvq.config import AutoencoderConfig, ConditionConfig
+from asymvq.config import ConditionConfig
 from asymvq.grow import grown_config
 from asymvq.training.copying import check_copying, start_with_copying
 from asymvq.training.data import Pictures

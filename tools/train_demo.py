@@ -26,7 +26,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 from asymvq.losses import structure_loss
 from asymvq.pictures import read_raster
 from asymvq.training.data import Pictures, Samples

@@ -17,8 +17,28 @@ from ..layers import Ops
 from ..widening import Widening
 from . import kl, tiny, wan
 from .hints import Hints
+from .kl import PRESETS, AutoencoderConfig
 from .layout import Layout
 from .parts import Parts
+from .shapes import preset_of
+from .spaces import LATENT_CHANNELS, LATENT_SPACES
+
+__all__ = [
+    "FAMILIES",
+    "LATENT_CHANNELS",
+    "LATENT_SPACES",
+    "PRESETS",
+    "AutoencoderConfig",
+    "Family",
+    "Hints",
+    "Layout",
+    "build",
+    "config_from_dict",
+    "config_to_dict",
+    "family_of",
+    "preset_name",
+    "recognise",
+]
 
 
 class Family(Protocol):
@@ -37,6 +57,11 @@ class Family(Protocol):
     @property
     def Config(self) -> type[Config]:
         """Its shape: a frozen dataclass."""
+        ...
+
+    @property
+    def PRESETS(self) -> Mapping[str, Config]:
+        """Published decoders by their names: "base" is the stock one's size."""
         ...
 
     @property
@@ -139,6 +164,11 @@ def recognise(tensors: Mapping[str, Tensor]) -> tuple[Family, Layout] | None:
         if (layout := family.recognise(tensors)) is not None:
             return family, layout
     return None
+
+
+def preset_name(config: Config) -> str | None:
+    """The published decoder of this shape: "base", "1.5x" or "2x"; "stock" for base without a condition; else None."""
+    return preset_of(config, family_of(config).PRESETS)
 
 
 def build(config: Config, ops: Ops) -> Parts:

@@ -11,23 +11,15 @@ import logging
 import math
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import (
-    LATENT_CHANNELS,
-    LATENT_SPACES,
-    PRESETS,
-    ConditionConfig,
-    ConditionKind,
-    LatentSpace,
-    MaskReduction,
-    preset_name,
-)
-from ..config import AutoencoderConfig as Config
+from ..config import MAX_BLOCKS, MAX_NORM_GROUPS, ConditionConfig, ConditionKind, LatentSpace, MaskReduction, Pooling
+from ..config import Config as AnyConfig
 from ..decoder import Decoder
 from ..encoder import Encoder
 from ..layers import Attention, Blocks, Downsample, Ops, ResidualBlock, Upsample, group_norm
@@ -37,11 +29,12 @@ from .codec import EPS, LatentCodec, NormalisedLatent
 from .hints import Hints
 from .layout import Layout
 from .parts import Parts, quantisation
-from .shapes import config_of, conv_shape, level_channels
+from .shapes import config_of, conv_shape, level_channels, preset_of
+from .spaces import LATENT_CHANNELS, LATENT_SPACES
 
 log = logging.getLogger(__name__)
 
-NAME = Config.family
+NAME = "kl"
 WIDENING = Widening()
 LAYOUTS = (Layout.PAPER, Layout.ASUKA, Layout.DIFFUSERS, Layout.STOCK_LDM, Layout.STOCK_DIFFUSERS)
 EXPORTS = {"diffusers": Layout.STOCK_DIFFUSERS, "original": Layout.STOCK_LDM}
@@ -111,6 +104,81 @@ _TELLING_ARCHITECTURES = (
 """As `modelspec.architecture` in the metadata names them."""
 _NORMALISED_OTHERWISE = ("edm_mean", "edm_std")
 """Playground's checkpoints look like SDXL's."""
+
+
+_PAPERS = ConditionConfig()
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig(AnyConfig):
+    """Everything that decides the architecture of a KL autoencoder: the LDM's, of Stable Diffusion and FLUX.
+
+    Channel tuples run from the finest level (full resolution) to the coarsest (the latent's).
+    """
+
+    family = NAME
+
+    latent_channels: int = 4
+    decoder_channels: tuple[int, ...] = (128, 256, 512, 512)
+    decoder_blocks: int = 3
+    """Residual blocks a level."""
+    encoder_channels: tuple[int, ...] | None = (128, 256, 512, 512)
+    """None: a decoder without an encoder."""
+    encoder_blocks: int = 2
+    condition: ConditionConfig | None = _PAPERS
+    """None: a plain decoder, as in stock VAEs."""
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    norm_groups: int = 32
+    image_channels: int = 3
+    latents: LatentSpace | None = dataclasses.field(default=None, compare=False)
+    """Goes along with the shape, but is no part of it: two configs of one shape are equal. None: nobody said."""
+    latent_packing: int = 1
+    """FLUX.2: 2, and the packed latent is normalised by statistics that the file holds."""
+
+    def __post_init__(self) -> None:
+        self._check()
+        for name, most in (
+            ("decoder_blocks", MAX_BLOCKS), ("encoder_blocks", MAX_BLOCKS), ("norm_groups", MAX_NORM_GROUPS)
+        ):  # fmt: skip
+            self._check_count(name, getattr(self, name), most)
+        for name in ("decoder_channels", "encoder_channels"):
+            if any(c % self.norm_groups for c in getattr(self, name) or ()):
+                raise ValueError(
+                    f"Expected {name} to be multiples of norm_groups={self.norm_groups}, but got {getattr(self, name)}."
+                )
+
+    @property
+    def decoder_block_counts(self) -> tuple[int, ...]:
+        return (self.decoder_blocks,) * len(self.decoder_channels)
+
+    @property
+    def encoder_block_counts(self) -> tuple[int, ...]:
+        return (self.encoder_blocks,) * len(self.decoder_channels)
+
+    @property
+    def decoder_multiple(self) -> int:
+        return self.norm_groups
+
+    @property
+    def pooling(self) -> Pooling:
+        return Pooling.NORMS
+
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        if self.latent_packing == 1:  # as it was before there was packing
+            del data["latent_packing"]
+        return data
+
+
+Config = AutoencoderConfig
+
+PRESETS: dict[str, AutoencoderConfig] = {
+    "base": AutoencoderConfig(),
+    "1.5x": AutoencoderConfig(decoder_channels=(192, 384, 768, 768), decoder_blocks=4),
+    "2x": AutoencoderConfig(decoder_channels=(256, 512, 1024, 1024), decoder_blocks=6),
+}
+"""The paper's decoders (arXiv 2306.04632), all on Stable Diffusion's own encoder."""
 
 
 def build(config: Config, ops: Ops) -> Parts:
@@ -202,7 +270,7 @@ def latents(config: Config, layout: Layout, hints: Hints) -> LatentSpace | None:
             part = re.compile(pattern)
             if config.latent_channels == LATENT_CHANNELS[name] and any(map(part.match, hints.others)):
                 return LATENT_SPACES[name]
-    if layout is Layout.PAPER and config.latent_channels == 4 and preset_name(config) in PRESETS:
+    if layout is Layout.PAPER and config.latent_channels == 4 and preset_of(config, PRESETS) in PRESETS:
         return LATENT_SPACES["sd"]
     if layout is Layout.ASUKA and config.latent_channels == 16:
         return LATENT_SPACES["flux"]

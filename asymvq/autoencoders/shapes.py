@@ -56,3 +56,14 @@ def block_counts(state: Mapping[str, Tensor], levels: str) -> tuple[int, ...]:
             count += 1
         counts.append(count)
     return tuple(counts)
+
+
+def preset_of(config: Config, presets: Mapping[str, Config]) -> str | None:
+    """The published decoder of this shape, by its name in `presets`; "stock" for base without a condition."""
+    for name, preset in presets.items():
+        if (config.decoder_channels, config.decoder_block_counts) == (
+            preset.decoder_channels,
+            preset.decoder_block_counts,
+        ):
+            return name if config.condition is not None else "stock" if name == "base" else None
+    return None

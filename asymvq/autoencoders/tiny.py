@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LATENT_SPACES, MAX_BLOCKS, ConditionConfig, LatentSpace, Pooling
+from ..config import MAX_BLOCKS, ConditionConfig, LatentSpace, Pooling
 from ..config import Config as AnyConfig
 from ..decoder import Decoder
 from ..encoder import Encoder
@@ -30,6 +30,7 @@ from .hints import Hints
 from .layout import Layout
 from .parts import Parts
 from .shapes import block_counts, config_of, conv_shape, level_channels
+from .spaces import LATENT_SPACES
 
 NAME = "tiny"
 WIDENING = Widening()
@@ -119,6 +120,10 @@ class Config(AnyConfig):
     @property
     def pooling(self) -> Pooling:
         return Pooling.FEATURES if self.pooled else Pooling.NONE
+
+
+PRESETS: dict[str, AnyConfig] = {"base": Config()}
+"""As published."""
 
 
 class TinyBlock(Residual):

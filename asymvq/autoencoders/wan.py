@@ -129,6 +129,10 @@ class Config(AnyConfig):
         return (self.encoder_blocks,) * len(self.decoder_channels)
 
 
+PRESETS: dict[str, AnyConfig] = {"base": Config()}
+"""As published."""
+
+
 def build(config: Config, ops: Ops) -> Parts:
     blocks = Blocks(
         residual=partial(ResidualBlock, norm=RMSNorm, ops=ops),

@@ -13,9 +13,9 @@ from datetime import datetime, timezone
 import torch
 from torch import Tensor, nn
 
-from ..autoencoders import config_from_dict, config_to_dict
+from ..autoencoders import config_from_dict, config_to_dict, preset_name
 from ..autoencoders.hints import LATENTS_KEY
-from ..config import ConditionKind, Config, LatentSpace, preset_name
+from ..config import ConditionKind, Config, LatentSpace
 from .errors import CheckpointError, shown
 
 PREFIX = "asymvq."

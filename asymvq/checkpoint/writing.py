@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..autoencoders import family_of
-from ..config import LATENT_CHANNELS, LATENT_SPACES, ConfigT, LatentSpace
+from ..autoencoders import LATENT_CHANNELS, LATENT_SPACES, family_of
+from ..config import ConfigT, LatentSpace
 from ..outputs import replacing
 from ..precision import too_large_for
 from .errors import CheckpointError

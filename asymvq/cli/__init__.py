@@ -81,8 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_dtype(convert, "of the weights (default: as they are)")
     convert.add_argument(
-        "--latents", choices=["sd", "sdxl", "sd3", "flux"],
-        help="whose latents these are, where the file does not tell: diffusers' config needs their scaling factor",
+        "--latents", metavar="NAME",
+        help="whose latents these are, where the file does not tell (sd, sdxl, sd3, flux): diffusers' config needs "
+        "their scaling factor",
     )  # fmt: skip
     convert.add_argument(
         "--scaling-factor", type=float, metavar="X", help="of other latents: what pipelines multiply them by"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from ..autoencoders import preset_name
 from ..checkpoint import Checkpoint, read
-from ..config import ConditionKind, LatentSpace, preset_name
+from ..config import ConditionKind, LatentSpace
 from .convert import describe as describe_latents
 
 LONGEST_VALUE = 60
@@ -23,6 +25,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything that `info` says, in plain JSON types."""
     config = checkpoint.config
     return {
+        "family": config.family,
         "layout": checkpoint.layout.value,
         "preset": preset_name(config),
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
@@ -45,6 +48,7 @@ def _count(checkpoint: Checkpoint, *prefixes: str) -> int:
 def _table(facts: dict[str, Any]) -> list[str]:
     config, parameters = facts["config"], facts["parameters"]
     rows = {
+        "family": facts["family"],
         "layout": facts["layout"],
         "preset": facts["preset"] or "none of the published",
         "dtype": facts["dtype"],
@@ -61,10 +65,11 @@ def _table(facts: dict[str, Any]) -> list[str]:
     return [f"{key:<{width}}{value}" for key, value in rows.items()]
 
 
-def _half(channels: list[int] | None, blocks: int) -> str:
+def _half(channels: Sequence[int] | None, blocks: int | Sequence[int]) -> str:
     if channels is None:
         return "none"
-    return f"channels {', '.join(map(str, channels))} (fine to coarse), residual blocks a level: {blocks}"
+    counts = str(blocks) if isinstance(blocks, int) else ", ".join(map(str, blocks))
+    return f"channels {', '.join(map(str, channels))} (fine to coarse), residual blocks a level: {counts}"
 
 
 def _condition(condition: dict[str, Any] | None) -> str:

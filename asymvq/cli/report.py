@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import preset_name
+from ..autoencoders import preset_name
 from ..evaluation import DRIFT, LPIPS, MEASURES, Contestant, Measure, Way
 from ..intervals import DRAWS, interval
 

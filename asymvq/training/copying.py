@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..conditions import Affine
-from ..config import AutoencoderConfig
 from ..layers import ResidualBlock
 
 OFFSET_SIGNS = (1.0, -1.0, 1.0, -1.0)
@@ -36,24 +35,23 @@ def start_with_copying(vae: AsymmetricAutoencoder, *, offset: float = 10.0) -> N
     Raises:
         ValueError: the decoder has no room for the code.
     """
-    config = _with_group_norm(vae)
-    channels = config.decoder_channels[0]
-    if channels // config.norm_groups != 4 or config.norm_groups < config.image_channels:
+    norm = _group_norm(vae)
+    if norm.num_channels // norm.num_groups != 4 or norm.num_groups < vae.config.image_channels:
         raise ValueError(
-            f"Expected 4 channels a group at the finest level, but got {channels} channels in "
-            f"{config.norm_groups} groups."
+            f"Expected 4 channels a group at the finest level, but got {norm.num_channels} channels in "
+            f"{norm.num_groups} groups."
         )
     with vae.decoder.conv_out.weight.device:
         _write_code(vae, offset)
 
 
-def _with_group_norm(vae: AsymmetricAutoencoder) -> AutoencoderConfig:
-    """Its shape.
+def _group_norm(vae: AsymmetricAutoencoder) -> nn.GroupNorm:
+    """The decoder's last.
 
     Raises:
         ValueError: another family's.
     """
-    if not isinstance(vae.config, AutoencoderConfig) or not isinstance(vae.decoder.norm_out, nn.GroupNorm):
+    if not isinstance(vae.decoder.norm_out, nn.GroupNorm):
         raise ValueError(
             f"Expected a decoder with GroupNorm, whose statistics copying is made for, but got one of the "
             f"{vae.config.family} family. Train without copying."
@@ -63,7 +61,7 @@ def _with_group_norm(vae: AsymmetricAutoencoder) -> AutoencoderConfig:
             "Expected a condition that blends kept pixels in to copy them, but got an affine one. Train without "
             "copying, or with condition blend."
         )
-    return vae.config
+    return vae.decoder.norm_out
 
 
 def _write_code(vae: AsymmetricAutoencoder, offset: float) -> None:
@@ -105,7 +103,7 @@ def check_copying(vae: AsymmetricAutoencoder, *, tolerance: float = 1e-4) -> Non
     Raises:
         ValueError: kept pixels do not pass the decoder unchanged, so that there is no code to hold it to.
     """
-    _with_group_norm(vae)
+    _group_norm(vae)
     generator = torch.Generator().manual_seed(0)
     side = 4 * vae.config.factor
     image = torch.rand(1, vae.config.image_channels, side, side, generator=generator) * 2 - 1

@@ -10,8 +10,7 @@ import torch
 from test_families import FLUX2, assert_same, built, picture, shaken
 
 import asymvq
-from asymvq.autoencoders import kl, tiny, wan
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig, kl, tiny, wan
 
 from .test_stock_vaes import kl_tensors, stock, wan_tensors
 

@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import asymvq
-from asymvq.config import LATENT_SPACES, AutoencoderConfig, ConditionConfig, MaskReduction
+from asymvq.autoencoders import LATENT_SPACES, AutoencoderConfig
+from asymvq.config import ConditionConfig, MaskReduction
 
 CONFIG = AutoencoderConfig(
     decoder_channels=(16, 16, 32, 32),

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import asymvq
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 
 from .server import Server, error_of
 from .synthetic import write_checkpoint

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import asymvq
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 
 CONFIG = AutoencoderConfig(
     decoder_channels=(8, 8, 16, 16), decoder_blocks=1, encoder_channels=(8, 8, 16, 16), encoder_blocks=1, norm_groups=4

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from asymvq.config import AutoencoderConfig
+from asymvq.autoencoders import AutoencoderConfig
 
 from .test_nodes import run, stock, write_vae
 
