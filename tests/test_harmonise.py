@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_families import built, shared
 from torch import Tensor
 
 import asymvq
+from asymvq.autoencoders import tiny
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, colour_error, masked_error
 from asymvq.pictures import cover, read_picture
@@ -50,6 +52,25 @@ MASKS = {
     "all but a strip": box(0, 0, SIZE, SIZE - 20),
     "two": torch.maximum(box(10, 10, 20, 30), box(80, 90, 30, 30)),
 }
+
+
+@pytest.fixture(params=["bundled", "TAEF2"], scope="module")
+def panned(request):
+    """A VAE, six frames that pan over a photo, masks of them, pixels a frame, and by how much flicker may grow."""
+    if request.param == "bundled":
+        vae, most = asymvq.load(ASSETS / "demo.safetensors", dtype=torch.float32), 1.4
+    else:
+        files = [shared("weights") / f"taef2_{part}.pth" for part in ("encoder", "decoder")]
+        if not all(path.is_file() for path in files):
+            pytest.skip("needs TAEF2's weights: set ASYMVQ_WEIGHTS to the folder of taef2_*.pth")
+        halves = ({k: v.float() for k, v in torch.load(f, weights_only=True).items()} for f in files)
+        vae, most = built(*tiny.read(tiny.together(*halves), "TAESD")), 1.02
+    step, side = 3, SIZE + 16
+    photo = cover(read_picture(ASSETS / "picture.png"), (side, side))
+    mask = box(40, 36, 64, 60, side)
+    at = [slice(t * step, t * step + SIZE) for t in range(6)]
+    images, masks = (torch.cat([picture[..., part, part] for part in at]) for picture in (photo, mask))
+    return vae, images, masks, step, most
 
 
 class TestDrift:
@@ -305,6 +326,23 @@ class TestTensors:
         assert flicker < 0.3 * before_flicker
         # pixel by pixel: the noise is the decode's own
         assert (after.diff(dim=0)[inside[1:]]).square().mean() < (decoded.diff(dim=0)[inside[1:]]).square().mean()
+
+    @pytest.mark.parametrize("drift", ["none", "one", "trembling"])
+    def test_frames_that_pan_over_a_photo(self, panned, drift: str) -> None:
+        """Flicker: what a pixel of the photo errs by, less what it erred by in the frame before."""
+        vae, images, masks, step, most = panned
+        rng = np.random.default_rng(3)
+        shifts = {"none": torch.zeros(6, 3), "one": torch.tensor([0.15, -0.1, 0.05]).expand(6, 3)}
+        shift = shifts.get(drift, torch.from_numpy(rng.uniform(-0.2, 0.2, (6, 3))).float())[:, :, None, None]
+        with torch.inference_mode():
+            decoded = asymvq.decode(vae, vae.encode((images + shift).clamp(-1, 1)))
+        after = asymvq.harmonise(decoded, image=images, mask=masks, factor=vae.factor)
+
+        def flicker(frames: Tensor) -> float:
+            errors = (frames - images) * masks
+            return (errors[1:, ..., :-step, :-step] - errors[:-1, ..., step:, step:]).square().mean().item()
+
+        assert flicker(after) < (0.8 if drift == "trembling" else most) * flicker(decoded)
 
     @pytest.mark.parametrize(
         ("shapes", "message"),
