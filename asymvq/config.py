@@ -385,3 +385,15 @@ class Config(ABC):
         if values.get("condition") is not None:
             values["condition"] = ConditionConfig.from_dict(values["condition"])
         return cls(**values)
+
+
+MOVED = ("AutoencoderConfig", "PRESETS", "preset_name")
+"""Names of version 0.1 that stand in `asymvq.autoencoders` today."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import autoencoders
+
+    return getattr(autoencoders, name)

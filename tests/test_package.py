@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import asymvq
+
 PACK = Path(__file__).parents[1]
 LARGEST = 20_000_000
 """Bytes of all that is published, unpacked."""
@@ -89,3 +91,13 @@ except RuntimeError as error:
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     line = f"Asymmetric VQGAN needs ComfyUI 0.20.0 or newer, but this is {found}. Update ComfyUI.\n"
     assert output == (line if refused else "")
+
+
+def test_names_that_have_moved_are_found_where_they_were():
+    from asymvq import config
+
+    assert config.AutoencoderConfig is asymvq.AutoencoderConfig
+    assert config.PRESETS is asymvq.PRESETS
+    assert config.preset_name(asymvq.PRESETS["2x"]) == "2x"
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        config.other  # noqa: B018

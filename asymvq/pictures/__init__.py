@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def read_picture(path: Path) -> Tensor:
+def read_picture(path: str | PathLike[str]) -> Tensor:
     """(1, 3, H, W) float32 in [-1, 1], turned as its EXIF data say. Alpha is dropped, the colours under it stay.
 
     8-bit values v become v / 127.5 - 1; `write_picture` gives exactly v back. `read_raster` keeps what the file says
@@ -38,6 +39,7 @@ def read_picture(path: Path) -> Tensor:
         OSError: no such file.
         ValueError: not a picture that can be read (`PictureError`).
     """
+    path = Path(path)
     raster = read_raster(path)
     raster.warn(path)
     return raster.image()

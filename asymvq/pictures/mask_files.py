@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ TOLERANCE = 16 / 255
 """What still counts as one colour, as white, or as black."""
 
 
-def read_mask(path: Path) -> Tensor:
+def read_mask(path: str | PathLike[str]) -> Tensor:
     """(1, 1, H, W) float32 in [0, 1], 1 = edited.
 
     Without transparency white is edited. Where transparency varies, the picture's visible part tells what it is:
@@ -35,6 +36,7 @@ def read_mask(path: Path) -> Tensor:
         ValueError: not a picture that can be read, one that is transparent all over, or one without white whose values
             are 0 and 1.
     """
+    path = Path(path)
     raster = read_raster(path)
     raster.warn(path)
     brightness, alpha = _brightness(raster), _opacity(raster)

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def stripes(height: int, row_values: int) -> Iterator[slice]:
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def read_raster(path: Path) -> Raster:
+def read_raster(path: str | PathLike[str]) -> Raster:
     """Everything that is kept of a picture file.
 
     Values are as the file has them. Their white is what its format says; where 16 bits hold values of fewer, and for
@@ -110,6 +111,7 @@ def read_raster(path: Path) -> Raster:
         OSError: no such file.
         PictureError: not a picture that can be read, or values in no range that pictures have.
     """
+    path = Path(path)
     notes: list[str] = []
     with open_picture(path) as picture:
         exif = read_exif(picture) if picture.format == "TIFF" else None

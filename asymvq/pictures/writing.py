@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +26,12 @@ PROFILE_NAME = b"ICC profile"
 
 
 def write_picture(
-    path: Path, image: Tensor, *, source: Raster | None = None, mask: Tensor | None = None, overwrite: bool = True
+    path: str | PathLike[str],
+    image: Tensor,
+    *,
+    source: Raster | None = None,
+    mask: Tensor | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Writes a PNG; an existing file is replaced only by a complete one.
 
@@ -50,6 +56,7 @@ def write_picture(
                 f"Expected a {name} of {image.shape[-1]}×{image.shape[-2]} pixels, the picture's size, but got "
                 f"{size[1]}×{size[0]}."
             )
+    path = Path(path)
     if source is None:
         with replacing(path, overwrite=overwrite) as temporary:
             to_pillow(image).save(temporary, format="PNG")
