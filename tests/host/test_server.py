@@ -27,9 +27,7 @@ def node_of(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
 def changed(change: dict[str, Any], **more_nodes: dict[str, Any]) -> dict[str, Any]:
     """The quickstart with other inputs of its Asymmetric VQGAN Decode. Only the saved picture is asked for."""
     prompt = {
-        number: node
-        for number, node in copy.deepcopy(QUICKSTART).items()
-        if node["class_type"] != "AsymVQCompare"
+        number: node for number, node in copy.deepcopy(QUICKSTART).items() if node["class_type"] != "AsymVQCompare"
     }
     node_of(prompt, "AsymVQDecode")["inputs"].update(change)
     return {**prompt, **more_nodes}
