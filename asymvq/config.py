@@ -1,4 +1,4 @@
-"""The shape of an autoencoder, as data."""
+"""The architecture of an autoencoder as a dataclass: widths, depths, factors, condition, latent space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a network needs at its worst moment, beside its weights: counted along the way that it is run.
+"""How much memory a network needs at its peak, beside its weights: the tensors that are alive at each step are counted.
 
 For hosts that make room before they run something. What is counted is tensors; what convolutions take besides is a
 share of what they work on, from measured peaks (bench/memory.py).

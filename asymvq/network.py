@@ -1,4 +1,4 @@
-"""What decodes: our autoencoders, and anything else that makes pictures of latents."""
+"""The interface of all that turns a latent into a picture: our autoencoders, and a host's VAEs."""
 
 from __future__ import annotations
 

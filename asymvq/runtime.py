@@ -1,4 +1,4 @@
-"""What a decode asks of the program that it runs in: devices, memory, progress."""
+"""What a decode asks of the program around it (a script, a ComfyUI): devices, memory, progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stripes of rows: how much of a picture is computed at once, where memory or a cache is the limit."""
+"""How many rows of a picture are computed at once (a stripe), where memory or the processor's cache is the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from files, as messages can hold it."""
+"""Text that comes from files, cut and cleaned so that a message can hold it."""
 
 from __future__ import annotations
 

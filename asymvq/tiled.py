@@ -1,4 +1,4 @@
-"""A plan run through a network, and its tiles joined."""
+"""Decodes the tiles of a plan, and blends them where they overlap."""
 
 from __future__ import annotations
 

@@ -4,13 +4,20 @@
 
 Every loop runs in a process of its own. Samples a second are those after the first two steps; memory is the process's
 peak above what it had before the first step (on CUDA: the allocator's peak).
+
+    python bench/training.py --data PHOTOS --samples [--batch 4] [--crop 256]
+
+measures the pictures' side alone, with 1, 2 … threads: samples a second while pictures are read for the first time, and
+when they are in memory. What a GPU trains faster than this, it waits for.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -26,10 +33,13 @@ import asymvq
 from asymvq.autoencoders import AutoencoderConfig
 from asymvq.training.data import Pictures, Samples
 from asymvq.training.loop import Training
+from asymvq.training.prefetch import Prefetched
 from asymvq.training.recipe import RECIPES, Precision, Recipe
 from asymvq.training.step import Criterion, sample_latent
 
 WARM_UP = 2
+SAMPLES = 400
+"""That the making of samples is timed on."""
 LOOPS = {
     "diffusers": "a plain loop around AsymmetricAutoencoderKL",
     "diffusers, bf16": "the same under autocast",
@@ -103,6 +113,27 @@ def run_one(args: argparse.Namespace) -> None:
     print(json.dumps({"samples_per_second": rate, "peak_mib": memory(cuda) - before}))
 
 
+def time_samples(args: argparse.Namespace) -> None:
+    """Prints a table: crops with masks made by threads, as training asks for them, without a network."""
+    recipe = recipe_of(args, harmonise=0.5)
+    batches = max(2, SAMPLES // args.batch)
+    print(
+        f"batch {args.batch}, {args.crop}²\n\n| threads | first time, samples/s | in memory, samples/s |\n|---|---|---|"
+    )
+    for threads in range(1, (os.cpu_count() or 1) + 1):
+        pictures = Pictures.from_folder(args.data, crop=recipe.crop, crop_scale=recipe.crop_scale)
+        samples = Samples(pictures, recipe, config_of(args), seed=0)
+        rates = []
+        for _ in ("first time", "in memory"):
+            numbers = ((number * args.batch, args.batch) for number in itertools.count())
+            with Prefetched(samples, numbers, threads=threads) as made:
+                start = time.perf_counter()
+                for _ in range(batches):
+                    next(made)
+                rates.append(batches * args.batch / (time.perf_counter() - start))
+        print(f"| {threads} | {rates[0]:.1f} | {rates[1]:.1f} |", flush=True)
+
+
 def memory(cuda: bool) -> float:
     """MiB: the highest so far."""
     if cuda:
@@ -119,10 +150,14 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--samples", action="store_true", help="time the making of samples alone")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.samples:
+        time_samples(args)
+        return
     if args.loop:
         run_one(args)
         return

@@ -1,4 +1,4 @@
-"""What the pack asks of its host."""
+"""Every private symbol of ComfyUI that the pack uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory: what a run is announced to the host to take, and what was freed and goes back to the system."""
+"""Tells the host how much memory a decode will take, and gives freed memory back to the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands beside an autoencoder's tensors and says what no tensor does."""
+"""Facts about an autoencoder that no tensor tells: from metadata, config files, names of files and of other tensors."""
 
 from __future__ import annotations
 

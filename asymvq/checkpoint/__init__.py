@@ -1,4 +1,4 @@
-"""Checkpoints: recognised by their keys, sized from their shapes, read without running anything, written atomically.
+"""Weight files: recognised by their tensors' names, sized from their shapes, never executed, written atomically.
 
 `unpickle` reads torch's pickles, `folders` knows which files make a model, `locate` where in them the autoencoder is,
 `layouts` which family's it is (how each names its tensors stands in `asymvq.autoencoders`), `foreign` what else a file

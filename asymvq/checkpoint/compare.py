@@ -1,4 +1,4 @@
-"""What is wrong with a set of tensors, in words."""
+"""How a file's tensors differ from those that the network needs, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a run: its states in a folder, its weights in `out`. Who may write them, and what they hold."""
+"""The files of a training run: its states in a folder, its weights in `out`; who may write them, and what they hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run on disk is, against what is asked for: what must be the same, and what differs."""
+"""Whether a training run on disk can go on with the settings that are asked for, and which of them differ."""
 
 from __future__ import annotations
 

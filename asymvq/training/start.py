@@ -1,4 +1,4 @@
-"""The network before its first step, and what tells two of them apart."""
+"""The network that a training starts from, and digests that tell whether two runs start from the same one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run on disk: everything that going on needs, in safetensors, never half-written.
+"""The state of a training run on disk: everything that resuming needs, in one safetensors file, never half-written.
 
 Tensors are the weights, their average, the optimiser's moments, the discriminator and the figures of every step; the
 rest is JSON in the header.
