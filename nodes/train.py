@@ -174,7 +174,8 @@ class AsymVQTrain(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     tooltip=(
-                        "The VAE to start from: SD1.5, SDXL, SD3, FLUX, or an asymmetric one. Its encoder"
+                        "The VAE to start from: SD1.5, SDXL, SD3, FLUX, FLUX.2, Wan 2.1, Qwen-Image, a tiny or an "
+                        "asymmetric one. Its encoder"
                         " stays as it is; a new decoder is trained."
                     ),
                 ),
