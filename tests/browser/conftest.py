@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,22 @@ FOLDER = "pack.under_any-name"
 """The pack's in custom_nodes."""
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
 LOAD_MS = 120_000  # on a busy machine
+NEWER = "COMFYUI_FRONTENDS"
+"""Environment variable: folders with other frontends than the host's, as `--front-end-root` takes them."""
+
+
+def frontends() -> list[Any]:
+    """The host's own (None), and those of `NEWER`; where there are none, one that is skipped."""
+    roots = [Path(root) for root in os.environ.get(NEWER, "").split(os.pathsep) if root]
+    how = (
+        f"no newer frontend: pip install --no-deps --target DIR comfyui-frontend-package, and "
+        f"{NEWER}=DIR/comfyui_frontend_package/static"
+    )
+    newer = [pytest.param(root, id=f"frontend{i}") for i, root in enumerate(roots, 1)]
+    return [
+        pytest.param(None, id="own"),
+        *(newer or [pytest.param("", id="newer", marks=pytest.mark.skip(reason=how))]),
+    ]
 
 
 def chromium() -> str | None:
@@ -117,6 +134,18 @@ class Frontend:
         self.page.goto(self.server.url)
         self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph", timeout=LOAD_MS)
 
+    def set_setting(self, name: str, value: object) -> None:
+        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+        self.page.wait_for_timeout(700)  # it is stored on the server
+
+    def texts(self) -> dict[str, str]:
+        """What stands on nodes, by their kinds."""
+        return self.page.evaluate(
+            """() => Object.fromEntries(app.rootGraph.nodes
+                .map(node => [node.type, node.widgets?.find(widget => widget.name === "$$node-text-preview")?.value])
+                .filter(([, text]) => text))"""
+        )
+
     def set_widget(self, kind: str, name: str, value: object) -> None:
         self.page.evaluate(
             """([kind, name, value]) => {
@@ -135,15 +164,15 @@ class Frontend:
         return self.server.wait_for_new(before)
 
 
-@pytest.fixture(scope="package")
-def browser_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="package", params=frontends())
+def browser_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     host = find_host()
     assert host is not None
     base = make_base_folder(tmp_path_factory.mktemp("comfyui_browser"))
     # every ComfyUI comes with this picture, which LoadImage nodes start with
     shutil.copy(host / "input" / "example.png", base / "input")
     (base / "input" / "video.mp4").touch()  # named by a workflow, and listed
-    running = Server(host, base)
+    running = Server(host, base, arguments=("--front-end-root", str(request.param)) if request.param else ())
     running.wait_until_ready()
     yield running
     running.stop()
@@ -169,6 +198,15 @@ def frontend(chrome: Any, browser_server: Server) -> Iterator[Frontend]:
     opened.listen()
     yield opened
     context.close()
+
+
+@pytest.fixture(params=["classic", "Nodes 2.0"])
+def canvas(request: pytest.FixtureRequest, frontend: Frontend) -> Iterator[str]:
+    """Both ways in which a frontend draws nodes."""
+    frontend.open_empty()
+    frontend.set_setting("Comfy.VueNodes.Enabled", request.param != "classic")
+    yield request.param
+    frontend.set_setting("Comfy.VueNodes.Enabled", False)
 
 
 @pytest.fixture

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from host.conftest import PACK
+from PIL import Image
 
-from .conftest import FOLDER, WORKFLOWS, Frontend, models_of
+from .conftest import FOLDER, LOAD_MS, WORKFLOWS, Frontend, models_of
 
 EVERY = pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 NEEDS_FILES = pytest.mark.parametrize("workflow", [w for w in WORKFLOWS if models_of(w)], ids=lambda path: path.stem)
+
+UNLIKE = itertools.count()
+"""Numbers that differ, so that a node has to run again."""
 
 GRAPH = """() => ({
     nodes: app.rootGraph.nodes.map(node => ({
@@ -31,17 +36,13 @@ GRAPH = """() => ({
 })"""
 
 
-TEXT_ON_DECODE = """() => app.rootGraph.nodes.find(node => node.type === "AsymVQDecode").widgets.find(
-    widget => widget.name === "$$node-text-preview")?.value"""
-
-
 def overlap(a: list[float], b: list[float]) -> bool:
     """Of (x, y, width, height)."""
     return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
 
 
 @EVERY
-@pytest.mark.usefixtures("models_at_hand")
+@pytest.mark.usefixtures("models_at_hand", "canvas")
 def test_it_opens_whole_and_converts(frontend: Frontend, workflow: Path) -> None:
     saved = json.loads(workflow.read_text("utf-8"))
     frontend.open(workflow.stem)
@@ -55,6 +56,7 @@ def test_it_opens_whole_and_converts(frontend: Frontend, workflow: Path) -> None
     assert not [
         (a["title"], b["title"]) for a, b in itertools.combinations(graph["nodes"], 2) if overlap(a["box"], b["box"])
     ]
+    assert frontend.page.evaluate("app.canvas.ds.scale") == pytest.approx(saved["extra"]["asymvq_view"]["scale"])
     assert frontend.page.get_by_text("View details").count() == 0, frontend.page.inner_text("body")
 
     prompt = frontend.page.evaluate("async () => (await app.graphToPrompt()).output")
@@ -67,6 +69,7 @@ def test_it_opens_whole_and_converts(frontend: Frontend, workflow: Path) -> None
     assert not frontend.complaints
 
 
+@pytest.mark.usefixtures("canvas")
 def test_quickstart_runs(frontend: Frontend) -> None:
     frontend.open("quickstart")
     prompt = frontend.page.evaluate("async () => (await app.graphToPrompt()).output")
@@ -74,16 +77,55 @@ def test_quickstart_runs(frontend: Frontend) -> None:
     assert {key: node["class_type"] for key, node in prompt.items()} == {
         key: node["class_type"] for key, node in saved.items()
     }
+    # another one in each canvas: a node that need not run again says nothing
+    frontend.set_widget("GrowMask", "expand", 8 + next(UNLIKE))
 
     history = frontend.run()
     assert history["status"]["status_str"] == "success", history["status"]
     assert history["outputs"]
     # what the mask does stays on the node, which grows for it without covering another
-    frontend.page.wait_for_function(f"() => ({TEXT_ON_DECODE})()?.startsWith('Edited: ')")
-    frontend.page.wait_for_timeout(1000)
-    assert frontend.page.evaluate(TEXT_ON_DECODE).startswith("Edited: ")
+    frontend.page.wait_for_timeout(2000)
+    assert frontend.texts()["AsymVQDecode"].startswith("Edited: ")
     boxes = {node["title"]: node["box"] for node in frontend.page.evaluate(GRAPH)["nodes"]}
     assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if overlap(boxes[a], boxes[b])]
+    # the panel is drawn inside its node
+    panel = frontend.page.evaluate(
+        "app.rootGraph.nodes.find(node => node.type === 'AsymVQCompare').imgs?.map(image => image.naturalWidth)"
+    )
+    assert panel is None or panel[0] > 1000
+    assert not frontend.complaints
+
+
+def test_outpainting_runs(frontend: Frontend) -> None:
+    frontend.open("outpainting")
+    frontend.set_widget("AsymVQInpaintCrop", "context", 64 + next(UNLIKE))
+    history = frontend.run()
+    assert history["status"]["status_str"] == "success", history["status"]
+    (image,) = [image for output in history["outputs"].values() for image in output.get("images", [])]
+    with Image.open(frontend.server.base / "output" / image["subfolder"] / image["filename"]) as picture:
+        assert picture.size == (640 + 256, 424)
+    frontend.page.wait_for_timeout(2000)
+    assert frontend.texts()["AsymVQInpaintCrop"].startswith("Part of 512×512 pixels")
+    assert not frontend.complaints
+
+
+def test_a_training_that_is_interrupted_says_that_it_is_saved(frontend: Frontend) -> None:
+    frontend.open("train_decoder")
+    frontend.set_widget("AsymVQTrain", "steps", 100_000)
+    frontend.set_widget("AsymVQTrain", "save_name", f"stopped_{next(UNLIKE)}")
+    before = frontend.server.get("/history").keys()
+    frontend.page.get_by_role("button", name="Run", exact=True).first.click()
+    frontend.page.wait_for_function(
+        """() => app.rootGraph.nodes.find(node => node.type === "AsymVQTrain").widgets.find(
+            widget => widget.name === "$$node-text-preview")?.value?.startsWith("step ")""",
+        timeout=LOAD_MS,
+    )
+    frontend.page.evaluate("fetch('/interrupt', {method: 'POST'})")
+    frontend.server.wait_for_new(before)
+    frontend.page.wait_for_timeout(2000)
+    assert re.fullmatch(
+        r"Stopped after step \d+ of 100000: saved\. Run again to go on\.", frontend.texts()["AsymVQTrain"]
+    )
     assert not frontend.complaints
 
 
@@ -121,9 +163,16 @@ def test_the_template_browser_shows_them(frontend: Frontend) -> None:
     frontend.page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     dialog = frontend.page.get_by_role("dialog")
     dialog.get_by_text(FOLDER).first.click()
-    frontend.page.wait_for_function(
-        "count => [...document.querySelectorAll('[role=dialog] img')].filter(i => i.naturalWidth).length === count",
-        arg=len(WORKFLOWS),
-    )
-    pictures = frontend.page.evaluate("[...document.querySelectorAll('[role=dialog] img')].map(i => i.alt)")
-    assert sorted(pictures) == [workflow.stem for workflow in WORKFLOWS]
+    seen: set[str] = set()
+    # cards are made, and their pictures loaded, as they come into view
+    for _ in range(40):
+        seen |= set(
+            frontend.page.evaluate(
+                "[...document.querySelectorAll('[role=dialog] img')].filter(i => i.naturalWidth).map(i => i.alt)"
+            )
+        )
+        if len(seen) >= len(WORKFLOWS):
+            break
+        frontend.page.evaluate("[...document.querySelectorAll('[role=dialog] img')].at(-1)?.scrollIntoView()")
+        frontend.page.wait_for_timeout(500)
+    assert sorted(seen) == [workflow.stem for workflow in WORKFLOWS]

@@ -26,7 +26,9 @@ TEXT_EVENT = 3
 class Server:
     """ComfyUI on a free port of this machine, on the CPU, with its data in `base`."""
 
-    def __init__(self, host: Path, base: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, host: Path, base: Path, environment: dict[str, str] | None = None, arguments: tuple[str, ...] = ()
+    ) -> None:
         self.base = base
         self._log_path = base / "server.log"
         with socket.socket() as probe:
@@ -35,7 +37,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         command = [
             sys.executable, "main.py", "--cpu", "--disable-auto-launch", "--base-directory", str(base), "--listen",
-            "127.0.0.1", "--port", str(port),
+            "127.0.0.1", "--port", str(port), *arguments,
         ]  # fmt: skip
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=host, stdout=log, stderr=subprocess.STDOUT, env=environment)
