@@ -51,14 +51,14 @@ def named(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield getattr(node, "lineno", 0), name
 
 
-PUBLIC = PACK / "asymvq" / "__init__.py"
-"""What Python users import, `AutoencoderConfig` among it."""
+PUBLIC = {PACK / "asymvq" / name for name in ("__init__.py", "config.py")}
+"""What Python users import, `AutoencoderConfig` among it: from `config` since before it had a room of its own."""
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACK)))
 def test_no_code_outside_names_a_family(path):
     found = [(line, name) for line, name in named(ast.parse(path.read_text("utf-8")))]
-    allowed = {"AutoencoderConfig"} if path == PUBLIC else set()
+    allowed = {"AutoencoderConfig"} if path in PUBLIC else set()
     assert [(line, name) for line, name in found if name not in allowed] == []
 
 
