@@ -38,11 +38,12 @@ import psutil
 import torch
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
+from safetensors.torch import save_file
 from torch import Tensor
 
 import asymvq
-from asymvq.autoencoders import AutoencoderConfig
-from asymvq.config import ConditionConfig
+from asymvq.autoencoders import FAMILIES, AutoencoderConfig, Layout, tiny, wan
+from asymvq.config import ConditionConfig, Config
 
 try:
     import resource
@@ -60,6 +61,19 @@ WIDTHS = (32, 64, 64, 64)  # of the published layouts' 32 groups, four levels as
 TINY = AutoencoderConfig(decoder_channels=WIDTHS, decoder_blocks=1, encoder_channels=WIDTHS, encoder_blocks=1)
 STOCK = dataclasses.replace(TINY, condition=None)
 SEES_MASK = dataclasses.replace(TINY, condition=ConditionConfig(sees_mask=True))
+PACKED = dataclasses.replace(STOCK, latent_channels=16, decoder_blocks=2, latent_packing=2)
+SMALL: dict[str, Config] = {
+    "kl": PACKED,
+    "wan": wan.Config(
+        latent_channels=4, decoder_channels=(16, 16, 32), decoder_blocks=2, encoder_channels=(16, 16, 32),
+        encoder_blocks=1, temporal=(False, True),
+    ),
+    "tiny": tiny.Config(decoder_channels=(16,) * 3, decoder_blocks=(1,) * 3, encoder_channels=(16,) * 3,
+                        encoder_blocks=(1,) * 3),
+}  # fmt: skip
+"""Of every family a shape that all its layouts have."""
+NOT_ALONE = {Layout.PAPER, Layout.ASUKA, Layout.DIFFUSERS, Layout.TAESD_ENCODER}
+"""Layouts of decoders with a condition, which are above; and what is no decoder."""
 ALIEN: list[Any] = [
     None, "", "x" * 10_000, "../../escaped", "/escaped", "con", "a\0b", "🦄", -1, 0, 1, 2**31, 2**63, -(2**63), 1e308,
     float("nan"), float("inf"), True, [], {}, [[]], {"a": {"b": []}},
@@ -88,6 +102,15 @@ def write_seeds(folder: Path) -> list[Path]:
     state = {f"first_stage_model.{name}": tensor for name, tensor in stock.state_dict().items()}
     torch.save({"state_dict": state, "global_step": 1}, folder / "zipped.ckpt")
     torch.save({"state_dict": state}, folder / "legacy.ckpt", _use_new_zipfile_serialization=False)
+    for family in FAMILIES:
+        small = asymvq.AsymmetricAutoencoder(SMALL[family.NAME])
+        for layout in family.LAYOUTS:
+            if layout in NOT_ALONE:
+                continue
+            tensors, metadata = family.write(small.state_dict(), small.config, layout)
+            name = f"taesd_{layout.value.replace(' ', '_')}"
+            save_file(tensors, folder / f"{name}.safetensors", metadata=metadata)
+            torch.save(tensors, folder / f"{name}.ckpt")
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
@@ -243,7 +266,7 @@ def file_case(number: int, seed: int, folder: Path) -> str:
     original = rng.choice([path for path in sorted((folder / "seeds").iterdir()) if path.is_file()])
     # some under another layout's ending: the content counts
     suffix = rng.choice((original.suffix, original.suffix, ".safetensors", ".ckpt", ".bin"))
-    path = folder / "case" / f"vae{suffix}"
+    path = folder / "case" / f"taesd{suffix}"  # a name that tells what some layouts do not
     kind = write_mutated(path, original, rng, canary)
     before = sorted(folder.rglob("*"))
     memory, start = peak(), time.process_time()

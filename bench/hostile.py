@@ -194,6 +194,12 @@ def levels(path: Path) -> None:
     save_file({**dict.fromkeys(names), **{n: torch.zeros(32, 1, 1, 1) for n in names}, **other}, path)
 
 
+def named(path: Path, *names: str) -> None:
+    """A small weight under each of these names."""
+    save_file({name: torch.zeros(4, 4, 1, 1) for name in names}, path)
+
+
+WAN = "decoder.middle.0.residual.0.gamma"
 NEST = 100_000
 FILES: dict[str, Callable[[Path], object]] = {
     **{f"zip: {name}": lambda path, code=code: zipped(path, code) for name, code in programs().items()},
@@ -211,6 +217,20 @@ FILES: dict[str, Callable[[Path], object]] = {
     "a negative view": lambda path: torch.save({"a": rebuilt({"neg": True})}, path),
     "a conjugate view": lambda path: torch.save({"a": rebuilt({"conj": True, "neg": False})}, path),
     "300 × 300 levels and blocks": levels,
+    "Wan: 9999 blocks": lambda path: named(path, WAN, "encoder.downsamples.9999.resample.1.weight"),
+    "Wan: 20 000 levels": lambda path: named(
+        path, WAN, *(f"decoder.upsamples.{n}.resample.1.weight" for n in range(20_000))
+    ),
+    "Wan: a number of 100 000 digits": lambda path: named(
+        path, WAN, "encoder.downsamples." + "9" * 100_000 + ".resample.1.weight"
+    ),
+    "TAESD: 20 000 blocks": lambda path: named(
+        path, "taesd_decoder.1.weight", *(f"taesd_decoder.{n}.conv.0.weight" for n in range(20_000))
+    ),
+    "TAESD: 9000 levels": lambda path: named(path, "1.weight", *(f"{n}.conv.0.weight" for n in range(3, 9_000, 2))),
+    "FLUX.2: latents packed by 1024": lambda path: save_file(
+        {"decoder.conv_in.weight": torch.zeros(4, 4, 1, 1), "bn.running_mean": torch.zeros(2**22)}, path
+    ),
     "header: of 2^63 bytes": lambda path: header(path, b"{}", length=2**63),
     "header: 8 MB of lists": lambda path: header(path, b'{"a":[' + b"[]," * 2_700_000 + b"[]]}"),
     "header: 700 000 keys": lambda path: header(path, b"{" + b",".join(b'"%d":0' % n for n in range(700_000)) + b"}"),
