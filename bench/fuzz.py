@@ -109,7 +109,7 @@ def write_seeds(folder: Path) -> list[Path]:
                 continue
             tensors, metadata = family.write(small.state_dict(), small.config, layout)
             name = f"taesd_{layout.value.replace(' ', '_')}"
-            save_file(tensors, folder / f"{name}.safetensors", metadata=metadata)
+            save_file(tensors, folder / f"{name}.safetensors", metadata=metadata or None)
             torch.save(tensors, folder / f"{name}.ckpt")
     return sorted(path for path in folder.iterdir() if path.is_file())
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import comfy.model_management as model_management
-import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..asymvq.align import Aligned, align
+from . import host
 from .host import CATEGORY, say
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, taken, to_image
 
@@ -81,9 +80,9 @@ class AsymVQAlign(io.ComfyNode):
             counts["mask"] = len(mask)
         count = in_turn(counts)
         pictures, found = source.new_empty(count, *source.shape[1:]), []
-        progress = comfy.utils.ProgressBar(count)
+        progress = host.ProgressBar(count)
         for i in range(count):
-            model_management.throw_exception_if_processing_interrupted()
+            host.throw_exception_if_processing_interrupted()
             one = taken(edited, i), taken(source, i)
             found.append(align(*one, mask=None if mask is None else taken(mask, i), image_range=(0.0, 1.0)))
             pictures[i] = found[-1].picture[0]

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 from enum import Enum
 
-import comfy.model_management as model_management
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
@@ -17,6 +16,7 @@ from ..asymvq.checkpoint.errors import shown
 from ..asymvq.evaluation import MEASURES, Way, measure, pasted
 from ..asymvq.metrics import NothingToMeasureError, edge_step
 from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
+from . import host
 from .host import CATEGORY, plain_errors
 from .memory import give_back_memory
 from .tensors import image_tensor, mask_tensor, to_signed
@@ -169,18 +169,18 @@ class AsymVQCompare(io.ComfyNode):
                 raise ValueError(
                     "Expected a mask to paste with (add_pasted), but got none. Connect it, or turn that off."
                 )
-            model_management.throw_exception_if_processing_interrupted()
+            host.throw_exception_if_processing_interrupted()
             pictures += [pasted(way, pictures[0], source, masks) for way in PASTED.values()]
             names += [f"{names[0]}, {title}" for title in PASTED]
 
         measured: list[list[dict[str, float]]] = []
         for i in range(count):
-            model_management.throw_exception_if_processing_interrupted()
+            host.throw_exception_if_processing_interrupted()
             measured.append([measure(picture[i : i + 1], source[i : i + 1], masks[i : i + 1]) for picture in pictures])
         compared = Compared(compare)
         panels: list[Tensor] = []
         for i, values in enumerate(measured):
-            model_management.throw_exception_if_processing_interrupted()
+            host.throw_exception_if_processing_interrupted()
             decodes = [
                 _column(name, picture[i], masks[i], value, compared)
                 for name, picture, value in zip(names, pictures, values, strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -13,6 +12,7 @@ from ..asymvq.autoencoder import check_together
 from ..asymvq.decode import Keep, Region
 from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source, fit_source
+from . import host
 from .host import CATEGORY, say
 from .stock import decode_pictures, put_into_source
 from .tensors import image_tensor, latent_tensor, mask_tensor, require_one_size, to_image
@@ -228,5 +228,5 @@ def _pairs(image: Tensor | None, result: Tensor) -> Tensor:
     result = result[..., :3]
     if image is None:
         return result
-    source = comfy.utils.repeat_to_batch_size(to_image(image).to(result), len(result))
+    source = host.repeat_to_batch_size(to_image(image).to(result), len(result))
     return torch.stack([source, result], dim=1).flatten(0, 1)

@@ -6,12 +6,12 @@ import logging
 from enum import Enum
 from pathlib import Path
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..asymvq.autoencoders import preset_name
 from ..asymvq.checkpoint import Checkpoint, read, with_encoder
+from . import host
 from .host import CATEGORY, file_fingerprint, plain_errors, say
 from .vae import AsymmetricVAE
 
@@ -40,15 +40,15 @@ def vae_path(name: str) -> Path:
     if name == BUNDLED:
         return DEMO_FILE
     folder, _, rest = name.partition("/")
-    if folder == PREVIEWS and folder_paths.get_full_path("vae", name) is None:
-        return Path(folder_paths.get_full_path_or_raise(PREVIEWS, rest))
-    return Path(folder_paths.get_full_path_or_raise("vae", name))
+    if folder == PREVIEWS and host.get_full_path("vae", name) is None:
+        return Path(host.get_full_path_or_raise(PREVIEWS, rest))
+    return Path(host.get_full_path_or_raise("vae", name))
 
 
 def vae_names() -> list[str]:
     """Files of models/vae, then those of models/vae_approx under its name."""
-    small = folder_paths.get_filename_list(PREVIEWS)
-    return [*folder_paths.get_filename_list("vae"), *(f"{PREVIEWS}/{name}" for name in small)]
+    small = host.get_filename_list(PREVIEWS)
+    return [*host.get_filename_list("vae"), *(f"{PREVIEWS}/{name}" for name in small)]
 
 
 class AsymVQLoader(io.ComfyNode):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import comfy.model_management as model_management
-import comfy.utils
 import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..asymvq.masks import MAX_THICKNESS, draw_thick_mask
+from . import host
 from .host import CATEGORY
 
 MOST_BYTES = 2**31
@@ -87,9 +86,9 @@ class AsymVQRandomMask(io.ComfyNode):
             )
         rng = np.random.default_rng(seed)
         masks = torch.empty(batch_size, height, width)
-        progress = comfy.utils.ProgressBar(batch_size)
+        progress = host.ProgressBar(batch_size)
         for mask in masks:
-            model_management.throw_exception_if_processing_interrupted()
+            host.throw_exception_if_processing_interrupted()
             canvas = draw_thick_mask(height, width, rng, thickness=thickness)
             mask.copy_(torch.from_numpy(np.array(canvas))).div_(255)
             progress.update(1)

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import comfy.model_management as model_management
 import torch
 
 from ..asymvq.config import Config
 from ..asymvq.memory_model import decode_bytes, encode_bytes
+from . import host
 
 AMD_FACTOR = 2.73
 """What the host multiplies the memory of its own KL VAEs by on AMD's GPUs; it has no name there."""
@@ -45,7 +45,7 @@ class EncodeMemory:
 
 def on_this_machine(size: int) -> float:
     """Bytes that are asked of the host for so many: it has a factor for some GPUs."""
-    return size * (AMD_FACTOR if model_management.is_amd() else 1.0)
+    return size * (AMD_FACTOR if host.is_amd() else 1.0)
 
 
 def give_back_memory(device: torch.device) -> None:

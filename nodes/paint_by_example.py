@@ -6,13 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import comfy.clip_vision
-import comfy.model_management as model_management
-import comfy.model_patcher
-import comfy.ops
-import comfy.sd
-import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -33,6 +26,7 @@ from ..asymvq.paint_by_example import (
     kept,
     load_head,
 )
+from . import host
 from .host import CATEGORY, file_fingerprint, plain_errors
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
 
@@ -46,11 +40,11 @@ class Head:
     """What a PBE_HEAD is: the conditioning head under the host's memory management."""
 
     def __init__(self, head: ConditioningHead):
-        model_management.archive_model_dtypes(head)
-        self.patcher = comfy.model_patcher.CoreModelPatcher(
+        host.archive_model_dtypes(head)
+        self.patcher = host.CoreModelPatcher(
             head,
-            load_device=model_management.text_encoder_device(),
-            offload_device=model_management.text_encoder_offload_device(),
+            load_device=host.text_encoder_device(),
+            offload_device=host.text_encoder_offload_device(),
         )
 
     @property
@@ -60,8 +54,8 @@ class Head:
 
     def encode(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """(B, width) to the contexts with and without the examples: (B, 1, 768) and (1, 1, 768)."""
-        model_management.load_models_gpu([self.patcher])
-        head, device = self.patcher.model, model_management.intermediate_device()
+        host.load_models_gpu([self.patcher])
+        head, device = self.patcher.model, host.intermediate_device()
         context = head(pooled.to(self.patcher.load_device, torch.float32))
         return context.to(device), head.learnable_vector.to(device, torch.float32)
 
@@ -81,7 +75,7 @@ class AsymVQPaintByExampleLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
-                    options=folder_paths.get_filename_list("checkpoints"),
+                    options=host.get_filename_list("checkpoints"),
                     tooltip="A checkpoint in models/checkpoints that holds all parts of Paint by Example.",
                 )
             ],
@@ -101,23 +95,23 @@ class AsymVQPaintByExampleLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, ckpt_name: str) -> str:
         """A file that was written anew is loaded anew."""
-        return file_fingerprint(folder_paths.get_full_path_or_raise("checkpoints", ckpt_name))
+        return file_fingerprint(host.get_full_path_or_raise("checkpoints", ckpt_name))
 
     @classmethod
     @plain_errors
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+        path = host.get_full_path_or_raise("checkpoints", ckpt_name)
         tensors, metadata = _read(path)
-        head = build_head(tensors, ops=comfy.ops.manual_cast)
+        head = build_head(tensors, ops=host.manual_cast)
         for parameter in head.parameters():  # not mapped from the file, which may be overwritten while it is in use
             parameter.data = parameter.data.clone()
         _check_complete(tensors)
         clip_vision = _load_tower(tensors)
         # the host would take the rest of the cond stage for a text encoder
         rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(COND_STAGE)}
-        model, _, vae, _ = comfy.sd.load_state_dict_guess_config(rest, output_clip=False, metadata=metadata)
+        model, _, vae, _ = host.load_state_dict_guess_config(rest, output_clip=False, metadata=metadata)
         # how the host loads the model once more, where a node wants a copy of its own
-        model.cached_patcher_init = (comfy.sd.load_checkpoint_guess_config_model_only, (path,))
+        model.cached_patcher_init = (host.load_checkpoint_guess_config_model_only, (path,))
         return io.NodeOutput(model, clip_vision, Head(head), vae)
 
 
@@ -137,7 +131,7 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "head_name",
-                    options=folder_paths.get_filename_list("clip_vision"),
+                    options=host.get_filename_list("clip_vision"),
                     tooltip="The model file of diffusers' image_encoder folder. Put it into models/clip_vision.",
                 )
             ],
@@ -152,13 +146,13 @@ class AsymVQPaintByExampleHeadLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, head_name: str) -> str:
         """A file that was written anew is loaded anew."""
-        return file_fingerprint(folder_paths.get_full_path_or_raise("clip_vision", head_name))
+        return file_fingerprint(host.get_full_path_or_raise("clip_vision", head_name))
 
     @classmethod
     @plain_errors
     def execute(cls, head_name: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("clip_vision", head_name)
-        return io.NodeOutput(Head(load_head(path, ops=comfy.ops.manual_cast)))
+        path = host.get_full_path_or_raise("clip_vision", head_name)
+        return io.NodeOutput(Head(load_head(path, ops=host.manual_cast)))
 
 
 class AsymVQPaintByExampleConditioning(io.ComfyNode):
@@ -232,7 +226,7 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
         count = _check_inputs(image, mask, example)
         _check_clip_vision(clip_vision, head)
         edits = max(len(image), len(mask))
-        image, mask = (comfy.utils.repeat_to_batch_size(tensor, edits) for tensor in (image, mask))
+        image, mask = (host.repeat_to_batch_size(tensor, edits) for tensor in (image, mask))
 
         keep = kept(centre_crop(mask, FACTOR)).to(image.device)
         # mid-grey is 0 in the VAE's [-1, 1]
@@ -248,12 +242,12 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
                 "Expected a finite latent, but this VAE made NaN or infinity of the picture: half precision is too "
                 "little for it. Load it with Load Asymmetric VQGAN, or start ComfyUI with --fp32-vae."
             )
-        channels = comfy.utils.repeat_to_batch_size(concat_channels(latent, keep.to(latent.device)), count)
+        channels = host.repeat_to_batch_size(concat_channels(latent, keep.to(latent.device)), count)
         context, unconditional = head.encode(_pooled(clip_vision, head, fit_example(example, ExampleFit(example_fit))))
 
         # noise_concat takes the place of what the host would put beside the noise for a text-inpainting UNet
-        positive = [[comfy.utils.repeat_to_batch_size(context, count), {"noise_concat": channels}]]
-        negative = [[comfy.utils.repeat_to_batch_size(unconditional, count), {"noise_concat": channels}]]
+        positive = [[host.repeat_to_batch_size(context, count), {"noise_concat": channels}]]
+        negative = [[host.repeat_to_batch_size(unconditional, count), {"noise_concat": channels}]]
         # a first latent that is not zero would shine through: the host adds the noise to it
         empty = torch.zeros_like(channels[:, :LATENT_CHANNELS])
         return io.NodeOutput(positive, negative, {"samples": empty})
@@ -262,7 +256,7 @@ class AsymVQPaintByExampleConditioning(io.ComfyNode):
 def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     """Safetensors as the host reads them, so that it can map and off-load them; pickles without running them."""
     if path.lower().endswith((".safetensors", ".sft")):
-        return comfy.utils.load_torch_file(path, return_metadata=True)
+        return host.load_torch_file(path, return_metadata=True)
     with open_tensors(Path(path)) as file:
         # averaged copies, which nothing here uses, make up a good part of an original checkpoint
         used = {name: tensor for name, tensor in file.tensors.items() if not name.startswith(AVERAGED)}
@@ -290,13 +284,11 @@ def _check_complete(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _load_tower(tensors: Mapping[str, Tensor]) -> comfy.clip_vision.ClipVisionModel:
+def _load_tower(tensors: Mapping[str, Tensor]) -> host.ClipVisionModel:
     """CLIP vision of a checkpoint's tower, whose `image_embeds` are the pooled output, without a projection."""
     tower = {name.removeprefix(TOWER): tensor for name, tensor in tensors.items() if name.startswith(TOWER)}
     # older hosts warn of a missing projection, and make one up
-    clip_vision = comfy.clip_vision.load_clipvision_from_sd(
-        {**tower, "visual_projection.weight": torch.zeros(768, 1024)}
-    )
+    clip_vision = host.load_clipvision_from_sd({**tower, "visual_projection.weight": torch.zeros(768, 1024)})
     if clip_vision is None:
         raise ValueError(
             "Expected a CLIP ViT-L/14 vision tower in the checkpoint, but got an incomplete one. Download it again."

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import folder_paths
-
 from ..asymvq.outputs import check_below, check_name
+from . import host
 
 LONGEST_ENDING = "_00001_.safetensors"
 """What is added to a name, at most."""
@@ -31,6 +30,6 @@ def place_below_output(prefix: str) -> Place:
         ValueError: it leaves the output folder, or no file can have the name.
     """
     check_below(prefix)
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    folder, name, counter, subfolder, _ = host.get_save_image_path(prefix, host.get_output_directory())
     check_name(name + LONGEST_ENDING)
     return Place(Path(folder), name, counter, subfolder)

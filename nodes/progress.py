@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import comfy.model_management as model_management
-import comfy.utils
+from . import host
 
 
 class HostProgress:
     """`asymvq.runtime.Progress` of a node that runs."""
 
     def __init__(self) -> None:
-        self._bar = comfy.utils.ProgressBar(1)
+        self._bar = host.ProgressBar(1)
 
     def __call__(self, done: int, total: int) -> None:
-        model_management.throw_exception_if_processing_interrupted()
+        host.throw_exception_if_processing_interrupted()
         self._bar.update_absolute(round(1000 * done / total), 1000)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management as model_management
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..asymvq.masks import edited
 from ..asymvq.stitch import Crop, crop_for_inpainting, stitch
+from . import host
 from .host import CATEGORY, say
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
 
@@ -237,7 +237,7 @@ class AsymVQStitch(io.ComfyNode):
     def execute(cls, crop: Crop, image: Tensor, harmonise: float = 1.0) -> io.NodeOutput:
         if not isinstance(crop, Crop):
             raise ValueError(f"Expected a crop, but got {type(crop).__name__}. Connect Crop for Inpainting.")
-        model_management.throw_exception_if_processing_interrupted()
+        host.throw_exception_if_processing_interrupted()
         image = image_tensor(image)
         in_turn({"image": len(image), "crop": len(crop.image)})
         return io.NodeOutput(to_image(stitch(crop, image, strength=harmonise, image_range=(0.0, 1.0))))

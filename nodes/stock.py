@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import nodes
-
 from ..asymvq.compose import Keep, paste
 from ..asymvq.values import image_values, is_finite
+from . import host
 from .memory import give_back_memory
 from .progress import HostProgress
 from .tensors import OUT_OF_RANGE, image_tensor, to_image
@@ -26,9 +25,9 @@ def decode_pictures(vae: Any, samples: Any, *, tiling: Tiling, tile: int, overla
     if not (isinstance(samples, dict) and isinstance(samples.get("samples"), Tensor)):
         raise ValueError(f"Expected a latent, but got {str(samples)[:40]!r}. Connect a node's output.")
     if tiling is Tiling.ON:
-        pictures = nodes.VAEDecodeTiled().decode(vae, samples, tile, overlap)[0]
+        pictures = host.VAEDecodeTiled().decode(vae, samples, tile, overlap)[0]
     else:
-        pictures = nodes.VAEDecode().decode(vae, samples)[0]
+        pictures = host.VAEDecode().decode(vae, samples)[0]
     if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[-1] < 3:
         found = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
         raise ValueError(

@@ -14,13 +14,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management as model_management
-import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io
 from PIL import Image
-from server import PromptServer
 from torch import Tensor
 
 from ..asymvq.autoencoder import AsymmetricAutoencoder
@@ -34,6 +30,7 @@ from ..asymvq.training.data import Pictures
 from ..asymvq.training.loop import Report, Training
 from ..asymvq.training.preview import Preview
 from ..asymvq.training.start import condition_to_train
+from . import host
 from .host import CATEGORY, plain_errors, say, show_on_node
 from .places import place_below_output
 from .tensors import image_tensor
@@ -60,7 +57,7 @@ class Precision(str, Enum):
     def resolved(self, device: torch.device) -> recipes.Precision:
         if self is not Precision.AUTO:
             return recipes.Precision(self.value)
-        half = device.type == "cuda" and model_management.should_use_bf16(device)
+        half = device.type == "cuda" and host.should_use_bf16(device)
         return recipes.Precision.BF16 if half else recipes.Precision.FP32
 
 
@@ -184,7 +181,7 @@ class AsymVQTrain(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "folder",
-                    options=[NO_FOLDER, *folder_paths.get_input_subfolders()],
+                    options=[NO_FOLDER, *host.get_input_subfolders()],
                     default=NO_FOLDER,
                     tooltip=(
                         "A folder inside ComfyUI's input folder, with the folders below it. Use it "
@@ -307,7 +304,7 @@ class AsymVQTrain(io.ComfyNode):
         images: list[Tensor] | None = None,
         condition: list[str] | None = None,
     ) -> io.NodeOutput:
-        device = model_management.get_torch_device()
+        device = host.get_torch_device()
         settings = _recipe({name: _first(value) for name, value in recipe.items()}, _first(steps), device)
         out, states = _places(_first(save_name), resume=_first(resume))
         with torch.inference_mode(False), torch.enable_grad(), _training_mode():
@@ -351,7 +348,7 @@ def _places(save_name: str, *, resume: bool) -> tuple[Path, Path]:
     """The file to write and the folder of the run's state."""
     check_below(save_name)
     place = place_below_output(f"vae/{save_name}")
-    states_of = Path(folder_paths.get_output_directory()) / STATES / place.subfolder
+    states_of = Path(host.get_output_directory()) / STATES / place.subfolder
 
     def places(name: str) -> tuple[Path, Path]:
         return place.folder / f"{name}.safetensors", states_of / name
@@ -392,7 +389,7 @@ def _pictures(images: list[Tensor] | None, folder: Path | None, recipe: recipes.
 def _input_folder(name: str) -> Path | None:
     if name == NO_FOLDER:
         return None
-    base = Path(folder_paths.get_input_directory()).resolve()
+    base = Path(host.get_input_directory()).resolve()
     path = (base / name).resolve()
     if base not in path.parents or not path.is_dir():
         raise ValueError(f"Expected a folder inside {base}, but got {name!r}.")
@@ -402,14 +399,12 @@ def _input_folder(name: str) -> Path | None:
 @contextlib.contextmanager
 def _training_mode() -> Iterator[None]:
     """All memory for the training, and the host told of it; put back however it ends."""
-    model_management.unload_all_models()
-    before = model_management.in_training
-    model_management.in_training = True
+    host.unload_all_models()
     try:
-        yield
+        with host.told_of_training():
+            yield
     finally:
-        model_management.in_training = before
-        model_management.soft_empty_cache()
+        host.soft_empty_cache()
 
 
 @contextlib.contextmanager
@@ -435,7 +430,7 @@ def _saved_when_the_server_stops(training: Training) -> Iterator[None]:
 @contextlib.contextmanager
 def _signals_delayed(stop: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and SIGHUP, which would end the process at once, call `stop`, and take effect after the block."""
-    loop = getattr(getattr(PromptServer, "instance", None), "loop", None)
+    loop = getattr(host.running_server(), "loop", None)
     if loop is None or not loop.is_running():
         yield
         return
@@ -471,7 +466,7 @@ def _signals_delayed(stop: Callable[[], None]) -> Iterator[None]:
 def _run(training: Training, node: str) -> str:
     """Trains to the end, with progress and a picture on the node; what is to stand there when it has ended."""
     preview = Preview(training)
-    bar = comfy.utils.ProgressBar(training.recipe.steps)
+    bar = host.ProgressBar(training.recipe.steps)
     drawn, loss = -PICTURE_SECONDS, ""
     show_on_node("\n".join(training.notes), node)
     try:
@@ -483,10 +478,10 @@ def _run(training: Training, node: str) -> str:
                 bar.update_absolute(report.step, report.steps, live)
                 loss = f", loss {report.loss:.4g}"
                 show_on_node("\n".join([_text(report), *training.notes]), node)
-                model_management.throw_exception_if_processing_interrupted()
+                host.throw_exception_if_processing_interrupted()
         if not training.finished:
-            raise model_management.InterruptProcessingException  # stopped with the server
-    except model_management.InterruptProcessingException:
+            raise host.InterruptProcessingException  # stopped with the server
+    except host.InterruptProcessingException:
         show_on_node(f"Stopped after step {training.step} of {training.recipe.steps}: saved. Run again to go on.", node)
         raise
     bar.update_absolute(training.recipe.steps, training.recipe.steps, _live(preview))
@@ -513,4 +508,4 @@ def _text(report: Report) -> str:
 
 def _below_output(path: Path) -> Path:
     """As an artist knows it."""
-    return Path("output") / path.relative_to(folder_paths.get_output_directory())
+    return Path("output") / path.relative_to(host.get_output_directory())

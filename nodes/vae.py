@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from enum import Enum
 from typing import Any
 
-import comfy.model_management as model_management
-import comfy.model_patcher
-import comfy.ops
-import comfy.sd
 import torch
-from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch import Tensor
 
 from ..asymvq.autoencoder import AsymmetricAutoencoder
@@ -19,6 +13,7 @@ from ..asymvq.checkpoint import Checkpoint, build, to_native
 from ..asymvq.config import Config
 from ..asymvq.decode import Keep, Region, Source, decode_source
 from ..asymvq.runtime import Runtime, is_out_of_memory
+from . import host
 from .memory import DecodeMemory, EncodeMemory, give_back_memory, on_this_machine
 from .progress import HostProgress
 from .tensors import in_range_to_signed, to_image, without_time
@@ -45,7 +40,7 @@ class Tiling(str, Enum):
     OFF = "off"
 
 
-class AsymmetricVAE(comfy.sd.VAE):
+class AsymmetricVAE(host.VAE):
     """Works wherever the host takes a VAE, and decodes with a condition besides.
 
     Args:
@@ -56,7 +51,7 @@ class AsymmetricVAE(comfy.sd.VAE):
     def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype | None = None):
         if dtype is None and sum(tensor.numel() for tensor in checkpoint.state_dict.values()) < SMALL_VAE:
             dtype = torch.float32
-        super().__init__(sd=AutoencoderKL(**_STAND_IN).state_dict(), config={"params": _STAND_IN}, dtype=dtype)
+        super().__init__(sd=host.AutoencoderKL(**_STAND_IN).state_dict(), config={"params": _STAND_IN}, dtype=dtype)
         config = checkpoint.config
         self.latent_channels = config.latent_channels
         self.output_channels = config.image_channels
@@ -67,13 +62,11 @@ class AsymmetricVAE(comfy.sd.VAE):
 
         # Weights are cast to their input's precision, layer by layer. So the module rescues what overflows in float32
         # by itself, whichever of the host's methods runs it.
-        model = build(checkpoint, dtype=self.vae_dtype, ops=comfy.ops.manual_cast)
+        model = build(checkpoint, dtype=self.vae_dtype, ops=host.manual_cast)
         self.vae_dtype = model.decoder.conv_in.weight.dtype
-        model_management.archive_model_dtypes(model)
+        host.archive_model_dtypes(model)
         self.first_stage_model = model
-        self.patcher = comfy.model_patcher.CoreModelPatcher(
-            model, load_device=self.device, offload_device=model_management.vae_offload_device()
-        )
+        self.patcher = host.CoreModelPatcher(model, load_device=self.device, offload_device=host.vae_offload_device())
         self.size = None
         self.model_size()
 
@@ -138,10 +131,10 @@ class AsymmetricVAE(comfy.sd.VAE):
         """
         runtime = Runtime(
             device=self.device, dtype=self.vae_dtype, output_device=self.output_device, room_for=self._room_for,
-            is_out_of_memory=lambda error: is_out_of_memory(error) or model_management.is_oom(error),
-            free=model_management.soft_empty_cache, progress=HostProgress(),
+            is_out_of_memory=lambda error: is_out_of_memory(error) or host.is_oom(error),
+            free=host.soft_empty_cache, progress=HostProgress(),
         )  # fmt: skip
-        with _device_context(self.device):
+        with host.device_context(self.device):
             result = decode_source(
                 self._model, latent, source,
                 keep=keep, region=region, tile=tile if tiling is Tiling.ON else None, overlap=min(overlap, tile // 2),
@@ -154,17 +147,11 @@ class AsymmetricVAE(comfy.sd.VAE):
 
     def _room_for(self, needed: int) -> int:
         memory = on_this_machine(needed)
-        model_management.load_models_gpu([self.patcher], memory_required=memory)
+        host.load_models_gpu([self.patcher], memory_required=memory)
         return int(self.patcher.get_free_memory(self.device) / memory)
 
 
 def result_dtype(image: Tensor | None) -> torch.dtype:
     """Of an IMAGE: the host's, or float32 where the source is of another: kept pixels are its own bit for bit."""
-    dtype = model_management.intermediate_dtype()
+    dtype = host.intermediate_dtype()
     return dtype if image is None or image.dtype == dtype else torch.float32
-
-
-def _device_context(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The host's, where it has one (0.21 and later)."""
-    context = getattr(model_management, "cuda_device_context", None)
-    return contextlib.nullcontext() if context is None else context(device)

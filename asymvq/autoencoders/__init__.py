@@ -50,6 +50,11 @@ class Family(Protocol):
         ...
 
     @property
+    def USED_BY(self) -> str:
+        """The best-known models that have it, for messages."""
+        ...
+
+    @property
     def WIDENING(self) -> Widening:
         """How its layers are widened; its parts say the rest (`grow_from`)."""
         ...

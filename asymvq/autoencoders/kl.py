@@ -35,6 +35,7 @@ from .spaces import LATENT_CHANNELS, LATENT_SPACES
 log = logging.getLogger(__name__)
 
 NAME = "kl"
+USED_BY = "SD, SDXL, SD3, FLUX.1, FLUX.2"
 WIDENING = Widening()
 LAYOUTS = (Layout.PAPER, Layout.ASUKA, Layout.DIFFUSERS, Layout.STOCK_LDM, Layout.STOCK_DIFFUSERS)
 EXPORTS = {"diffusers": Layout.STOCK_DIFFUSERS, "original": Layout.STOCK_LDM}

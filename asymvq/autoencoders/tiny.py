@@ -33,6 +33,7 @@ from .shapes import block_counts, config_of, conv_shape, level_channels
 from .spaces import LATENT_SPACES
 
 NAME = "tiny"
+USED_BY = "TAESD, TAEF1, TAEF2"
 WIDENING = Widening()
 LAYOUTS = (
     Layout.TAESD, Layout.TAESD_MODULE, Layout.TAESD_ENCODER, Layout.TAESD_DECODER, Layout.TAESD_DIFFUSERS,

@@ -34,6 +34,7 @@ from .shapes import block_counts, config_of, conv_shape, level_channels
 log = logging.getLogger(__name__)
 
 NAME = "wan"
+USED_BY = "Qwen-Image, Wan 2.1"
 WIDENING = Widening(keeps_length=True)
 LAYOUTS = (Layout.WAN, Layout.WAN_DIFFUSERS)
 EXPORTS = {"diffusers": Layout.WAN_DIFFUSERS, "original": Layout.WAN}

@@ -116,7 +116,8 @@ def _one_half(tensors: Mapping[str, Tensor]) -> Found:
                     return Found(prefix, named, anchor, outside)
     raise CheckpointError(
         f"Expected an autoencoder with a decoder (decoder.conv_in.weight), but got {what_else(tensors)}. Choose a VAE "
-        "file: asymmetric, or stock, of one of the families that the documentation names."
+        "file: asymmetric (paper, diffusers, ASUKA, or saved by asymvq) or stock "
+        f"({', '.join(family.USED_BY for family in reversed(FAMILIES))})."
     )
 
 

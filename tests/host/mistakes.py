@@ -76,7 +76,7 @@ def write_files(base: Path) -> None:
     }
     stock = load_file(folder / "stock_kl.safetensors")
     plain = {name.removeprefix("asymvq."): tensor for name, tensor in stock.items() if name != "asymvq.config"}
-    variants["flux2"] = {**plain, "bn.running_mean": torch.zeros(16), "bn.running_var": torch.ones(16)}
+    variants["vq"] = {**plain, "quantize.embedding.weight": torch.zeros(16, 4)}
     variants["scaled_fp8"] = {**plain, "decoder.conv_in.scale_weight": torch.ones(1)}
     variants["vae-00001-of-00002"] = dict(list(plain.items())[::2])
     for name, tensors in variants.items():
@@ -219,8 +219,8 @@ MISTAKES = [
     Mistake("a web page in place of the weights", saved(load("text.ckpt")), LOADER, "Download the file itself"),
     Mistake("a pickle that would run code", saved(load("malicious.ckpt")), LOADER, "Nothing of it was run"),
     Mistake("a LoRA", saved(load("lora.safetensors")), LOADER, "Choose a VAE file"),
-    Mistake("a video VAE", saved(load("video.safetensors")), LOADER, "Video VAEs are not supported"),
-    Mistake("the VAE of FLUX.2", saved(load("flux2.safetensors")), LOADER, "the VAE of FLUX.2"),
+    Mistake("a video VAE", saved(load("video.safetensors")), LOADER, "Video VAEs of this kind are not supported"),
+    Mistake("a VQ model", saved(load("vq.safetensors")), LOADER, "got a VQ model"),
     Mistake("a GGUF file under another name", saved(load("gguf.safetensors")), LOADER, "Get the VAE as safetensors"),
     Mistake("fp8 weights with scales", saved(load("scaled_fp8.safetensors")), LOADER, "unquantised"),
     Mistake("one shard of several", saved(load("vae-00001-of-00002.safetensors")), LOADER, "Put them into one folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from pathlib import Path
@@ -60,7 +61,7 @@ def train(host, vae, folder):
 
 def interrupt_at(host, monkeypatch, step: int) -> None:
     """The artist presses Interrupt while that step is trained."""
-    management = host.pack("nodes.train").model_management
+    management = importlib.import_module("comfy.model_management")
     check, calls = management.throw_exception_if_processing_interrupted, []
 
     def counted() -> None:
@@ -84,7 +85,7 @@ def said(host, monkeypatch):
 def test_trains_is_interrupted_goes_on_and_is_found_by_the_loader(host, train, monkeypatch, said):
     whole, losses, path = train(steps=20, name="whole")
     assert len(losses["loss"]) == 20
-    management = host.pack("nodes.train").model_management
+    management = importlib.import_module("comfy.model_management")
     with monkeypatch.context() as patch:
         interrupt_at(host, patch, 10)
         with pytest.raises(management.InterruptProcessingException):
@@ -124,7 +125,7 @@ def test_pictures_from_dataset_nodes_a_larger_preset_and_a_second_run(host, trai
 
 
 def test_the_host_is_as_before_also_after_an_error(host, train, vae):
-    management = host.pack("nodes.train").model_management
+    management = importlib.import_module("comfy.model_management")
     before = {name: tensor.clone() for name, tensor in vae.get_sd().items()}
     with pytest.raises(ValueError, match=r"got none\. Choose a folder"):
         train(steps=1, name="nothing", folder=["none"])
