@@ -134,8 +134,8 @@ def with_encoder(decoder: Checkpoint, donor: Checkpoint) -> Checkpoint:
         expected, got = (getattr(checkpoint.config, field, None) for checkpoint in (decoder, donor))
         if expected != got:
             raise ValueError(
-                f"Expected a VAE with {field.replace('_', ' ')} {expected}, as the decoder's, but got {got}. Choose the "
-                "VAE that the decoder was made for (FLUX's for ASUKA, Stable Diffusion's for the paper's)."
+                f"Expected a VAE with {field.replace('_', ' ')} {expected}, as the decoder's, but got {got}. Choose "
+                "the VAE that the decoder was made for (FLUX's for ASUKA, Stable Diffusion's for the paper's)."
             )
     _require_one_latent_space(decoder, donor)
     roots = ["encoder.", "quant_conv."]
