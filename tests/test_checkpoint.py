@@ -381,7 +381,7 @@ def test_with_encoder_refuses_what_does_not_fit(tiny, make_vae):
         with_encoder(whole, whole)
     with pytest.raises(ValueError, match="has none"):
         with_encoder(decoder, decoder)
-    for config, field in ((dataclasses.replace(TINY, latent_channels=16), "latent_channels"), (STOCK, "factor")):
+    for config, field in ((dataclasses.replace(TINY, latent_channels=16), "latent channels"), (STOCK, "factor")):
         other = make_vae(config)
         with pytest.raises(ValueError, match=field):
             with_encoder(decoder, Checkpoint(Layout.PAPER, config, other.state_dict(), {}))

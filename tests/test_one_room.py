@@ -43,7 +43,7 @@ def named(tree: ast.AST) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Name):
             found = [node.id] if node.id == "AutoencoderConfig" else []
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
-            found = [] if len(node.value.split()) >= PROSE else [node.value, *re.split(r"[\s,_/|]+", node.value)]
+            found = [] if len(node.value.split()) >= PROSE else [node.value, *re.split(r"[\s,/|]+", node.value)]
         else:
             found = []
         for name in found:
