@@ -348,7 +348,7 @@ class TestDecode:
         node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQDecode"]
         with torch.inference_mode():
             output = node.execute(samples=batch, vae=vae, image=image, mask=mask, preview=True)
-        shown = output.ui.as_dict()["images"]
+        shown = output.ui["images"]
         folder = Path(folder_paths.get_temp_directory())
         pictures = [np.asarray(Image.open(folder / file["subfolder"] / file["filename"])) for file in shown]
         (result, _) = output.args[0]
