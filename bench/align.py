@@ -163,7 +163,7 @@ def main() -> None:
     paths = [p for p in paths if p.suffix.lower() in (".png", ".jpg", ".jpeg")]
     names = {n for name in args.names for n in (Path(name).read_text().split() if Path(name).is_file() else [name])}
     paths = [p for p in paths if not names or p.name in names]
-    vae = asymvq.load(args.vae)
+    vae = asymvq.load(args.vae, dtype=torch.float32)
     rows = []
     for case in range(args.cases):
         first, second = paths[case % len(paths)], paths[(case * 7 + 3) % len(paths)]

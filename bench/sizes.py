@@ -53,7 +53,7 @@ RUNS = {
 
 def stock_vae() -> AsymmetricAutoencoder:
     """The bundled VAE as an ordinary one."""
-    demo = asymvq.load(DEMO)
+    demo = asymvq.load(DEMO, dtype=torch.float32)
     config: AutoencoderConfig = dataclasses.replace(demo.config, condition=None)
     vae = AsymmetricAutoencoder(config).eval().requires_grad_(False)
     vae.load_state_dict(demo.state_dict(), strict=False)

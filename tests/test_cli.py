@@ -372,7 +372,8 @@ def test_demo_with_the_bundled_files(
     report = json.loads(Path("demo.json").read_text())
     errors = {decoded["name"]: decoded["kept_error"] for decoded in report["decodes"]}
     assert errors["conditional, exact"] == 0
-    assert errors["conditional, network"] < errors["plain"]
+    assert 0 < errors["plain"] < 0.03
+    assert 0 < errors["conditional, network"] < 0.03
     assert Image.open("demo.png").width > 1000
 
 

@@ -34,7 +34,7 @@ def decodes() -> tuple[Image.Image, Image.Image]:
     image, example = (read_picture(ASSETS / name) for name in ("picture.png", "example.png"))
     mask = read_mask(ASSETS / "mask.png")
     latent = edit(vae, image, example, mask)
-    kept = asymvq.decode(vae, latent, image=image, mask=mask, harmonise=1.0)
+    kept = asymvq.decode(vae, latent, image=image, mask=mask)
     return to_pillow(asymvq.decode(vae, latent)[0]), to_pillow(kept[0])
 
 

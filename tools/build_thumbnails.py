@@ -46,7 +46,7 @@ def picture_of(image: torch.Tensor) -> Image.Image:
 @torch.inference_mode()
 def quickstart() -> Image.Image:
     """The workflow's result: on the left its plain decode, on the right the one with picture and mask."""
-    vae = asymvq.load(ASSETS / "demo.safetensors")
+    vae = asymvq.load(ASSETS / "demo.safetensors", dtype=torch.float32)
     image, example = (tensor(name, "RGB") * 2 - 1 for name in ("picture.png", "example.png"))
     mask = tensor("mask.png", "L")
     latent = vae.encode(image)
@@ -115,7 +115,7 @@ def text_to_image() -> Image.Image:
 @torch.inference_mode()
 def outpainting() -> Image.Image:
     """The workflow's result, with the old frame's edge."""
-    vae = asymvq.load(ASSETS / "demo.safetensors")
+    vae = asymvq.load(ASSETS / "demo.safetensors", dtype=torch.float32)
     image, example = (tensor(name, "RGB") * 2 - 1 for name in ("picture.png", "example.png"))
     part, mask, crop = asymvq.crop_for_inpainting(image, None, size=(512, 512), expand=(0, 0, 256, 0), grow=16)
     other = interpolate(example[..., 108:532], (512, 512), mode="bilinear", antialias=True)
