@@ -267,9 +267,9 @@ def large_pictures() -> Group:
     return Group("7 · Large pictures: crop around the mask", VIOLET, stacks)
 
 
-def keep(samples: str, source: str, mask: str) -> Node:
+def keep(samples: str, source: str, mask: str, harmonise: float = 1.0) -> Node:
     wires = {"samples": samples, "vae": "vae", "image": source, "mask": mask}
-    return Node("ours", "AsymVQDecode", 350, KEEP_EXACTLY, wires)
+    return Node("ours", "AsymVQDecode", 350, (*KEEP_EXACTLY[:-1], harmonise), wires)
 
 
 def plain(samples: str, vae: str, title: str) -> Node:
@@ -354,8 +354,8 @@ GRAPHS: dict[str, list[Group]] = {
         Group("1 · Pictures and VAE", BLUE, [(360, [
             note("## Press Run\nNothing to download: a portrait, and a seascape that stands in for what a "
                  "diffusion model "
-                 "would paint into its background.\n\n## Your own picture\nPut *Load Image* in the place of *Demo "
-                 "Pictures*.", "Start here"),
+                 "would paint into its background. Its colours are right as they come, so *harmonise* is 0.\n\n## Your "
+                 "own picture\nPut *Load Image* in the place of *Demo Pictures*.", "Start here"),
             Node("pictures", "AsymVQDemoPictures", 90),
             Node("vae", "AsymVQLoader", 195, ("demo (bundled)", "none", "auto")),
         ])]),
@@ -368,7 +368,7 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         Group("3 · Decode", GREEN, [(340, [
             plain("edited", "vae", "Plain decode"),
-            keep("edited", "pictures.picture", "pictures.mask"),
+            keep("edited", "pictures.picture", "pictures.mask", harmonise=0.0),  # the seascape's colours are right
         ])]),
         compare("4 · Compare and save", "plain decode", "with picture and mask", "quickstart", "pictures.picture",
                 "pictures.mask"),
