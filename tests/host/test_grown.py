@@ -61,7 +61,7 @@ def graph(base: str, grown: str) -> dict[str, Any]:
         "saved": node("SaveLatent", samples=["latent", 0], filename_prefix="latents/" + base),
         **decodes,
         **{f"saved_{name}": node("SaveImage", images=[name, 0], filename_prefix=name) for name in decodes},
-        "saved_image": node("SaveImage", images=["image", 0], filename_prefix="image"),
+        "saved_image": node("SaveImage", images=["image", 0], filename_prefix="image_" + base),
     }
 
 
