@@ -26,7 +26,6 @@ from tqdm import tqdm
 import asymvq
 from asymvq.colour import random_shift, touched_cells
 from asymvq.masks import random_thick_mask
-from asymvq.metrics import NothingToMeasureError
 from asymvq.pictures import cover, read_picture
 
 FINE = 1.5
@@ -55,14 +54,7 @@ def detail(picture: Tensor, mask: Tensor) -> float:
 
 
 def measured(output: Tensor, image: Tensor, mask: Tensor) -> list[float]:
-    """0 where there is nothing to measure, as no border: the same for all."""
-    values: list[float] = []
-    for measure in quality.MEASURES.values():
-        try:
-            values.append(measure(output, image, mask))
-        except NothingToMeasureError:
-            values.append(0.0)
-    return [*values, detail(output, mask)]
+    return [*quality.measured(output, image, mask), detail(output, mask)]
 
 
 @torch.inference_mode()

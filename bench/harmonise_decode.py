@@ -22,7 +22,6 @@ from tqdm import tqdm
 import asymvq
 from asymvq.colour import random_shift
 from asymvq.masks import random_thick_mask
-from asymvq.metrics import NothingToMeasureError
 from asymvq.pictures import cover, read_picture
 
 DRIFTS = ("own", "global", "varying")
@@ -51,17 +50,6 @@ def ways(vae: asymvq.AsymmetricAutoencoder, latent: Tensor, image: Tensor, mask:
     return found
 
 
-def measured(output: Tensor, image: Tensor, mask: Tensor) -> list[float]:
-    """0 where there is nothing to measure, as no border: the same for all."""
-    values: list[float] = []
-    for measure in quality.MEASURES.values():
-        try:
-            values.append(measure(output, image, mask))
-        except NothingToMeasureError:
-            values.append(0.0)
-    return values
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,7 +72,7 @@ def main() -> None:
             photos.append(path.stem)
             for drift, latent in latents(vae, image, rng).items():
                 for way, output in ways(vae, latent, image, mask).items():
-                    rows.setdefault((way, drift), []).append(measured(output, image, mask))
+                    rows.setdefault((way, drift), []).append(quality.measured(output, image, mask))
 
     print(f"| | {' | '.join(DRIFTS)} |\n|---|{'---|' * len(DRIFTS)}")
     for way in dict.fromkeys(way for way, _ in rows):

@@ -41,7 +41,7 @@ from asymvq.autoencoders import tiny
 from asymvq.colour import ShiftKind, fit_colours, random_shift, touched_cells
 from asymvq.intervals import interval
 from asymvq.masks import random_thick_mask
-from asymvq.metrics import border_error, colour_error, masked_error, seam_error
+from asymvq.metrics import NothingToMeasureError, border_error, colour_error, masked_error, seam_error
 from asymvq.pictures import cover, read_picture
 
 DEMO = Path(asymvq.__file__).parent / "assets" / "demo.safetensors"
@@ -216,6 +216,17 @@ def ablated(name: str) -> Iterator[None]:
 
 
 @torch.inference_mode()
+def measured(output: Tensor, image: Tensor, mask: Tensor) -> list[float]:
+    """0 where there is nothing to measure, as no border: the same for all."""
+    values: list[float] = []
+    for measure in MEASURES.values():
+        try:
+            values.append(measure(output, image, mask))
+        except NothingToMeasureError:
+            values.append(0.0)
+    return values
+
+
 def errors(method: Method | None, cases: list[Case], drift: str) -> np.ndarray:
     """(cases, measures); of pasting without a method. 0 where the mask has no border."""
     rows: list[list[float]] = []
@@ -225,7 +236,7 @@ def errors(method: Method | None, cases: list[Case], drift: str) -> np.ndarray:
         if method is not None:
             out = method(decoded, case.image, case.mask, case.factor, drift.startswith("noise mask"))
         pasted = torch.where(case.mask > 0, out, case.image)
-        rows.append([measure(pasted, case.truth, case.mask) for measure in MEASURES.values()])
+        rows.append(measured(pasted, case.truth, case.mask))
     return np.array(rows)
 
 

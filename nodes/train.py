@@ -485,7 +485,7 @@ def _run(training: Training, node: str) -> str:
         show_on_node(f"Stopped after step {training.step} of {training.recipe.steps}: saved. Run again to go on.", node)
         raise
     bar.update_absolute(training.recipe.steps, training.recipe.steps, _live(preview))
-    best = training.best_step
+    best = training.best.step
     kept = "" if best in (None, training.step) else f" Saved: step {best}, the best on held-out pictures."
     return f"Finished: {training.step} steps{loss}.{kept}"
 

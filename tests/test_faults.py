@@ -24,7 +24,7 @@ from asymvq.autoencoders import AutoencoderConfig
 from asymvq.cli import main
 from asymvq.grow import grown_config
 from asymvq.outputs import ExistsError, LockedError
-from asymvq.training import loop
+from asymvq.training.computing import autocast
 from asymvq.training.copying import check_copying, hold_to_code, start_with_copying
 from asymvq.training.data import Pictures, Samples
 from asymvq.training.loop import Training, TrainingError
@@ -519,10 +519,10 @@ class TestDevices:
     @pytest.mark.parametrize("kind", ["privateuseone", "meta"])
     def test_without_autocast(self, kind):
         device = torch.device(kind)
-        with loop._autocast(device, TINY):
+        with autocast(device, TINY):
             pass
         with pytest.raises(ValueError, match="Train in fp32"):
-            loop._autocast(device, dataclasses.replace(TINY, precision=Precision.BF16))
+            autocast(device, dataclasses.replace(TINY, precision=Precision.BF16))
 
     def test_copying_makes_no_tensors_on_the_cpu(self, make_vae):
         vae = make_vae(dataclasses.replace(STOCK, decoder_channels=(16, 32), encoder_channels=(16, 32)))

@@ -26,9 +26,11 @@ from asymvq.autoencoders import AutoencoderConfig
 from asymvq.cli import main
 from asymvq.config import ConditionConfig, ConditionKind
 from asymvq.grow import grown_config
+from asymvq.training.computing import learning_rate
 from asymvq.training.data import Pictures, Samples
 from asymvq.training.harmonise import ColourShift, Drift
-from asymvq.training.loop import Training, TrainingError, learning_rate
+from asymvq.training.latents import Latents
+from asymvq.training.loop import Training, TrainingError
 from asymvq.training.recipe import RECIPES, UNKNOWN_TO_OLD_RUNS, Recipe, parse_setting
 from asymvq.training.start import condition_to_train
 from asymvq.training.state import State, read_state, state_folder, write_state
@@ -226,12 +228,12 @@ class TestDrift:
         recipe = dataclasses.replace(TINY, crop=32, harmonise=1.0, unconditioned=0.0, inside=1.0, fixed_crops=8)
         run = training(vae, pictures, tmp_path / "out.safetensors", recipe)
         run.close()
-        cache: dict = {}
+        cached, once = (Latents(run.vae, mixed=True, cached=cached) for cached in (True, False))
         for _ in range(2):
             batch = run.samples.batch(0, 8)
             assert batch.inside.all()
-            latent = run._latent(batch, None)
-            torch.testing.assert_close(run._latent(batch, cache), latent)
+            latent = once.of(batch)
+            torch.testing.assert_close(cached.of(batch), latent)
             own, deviation = vae.posterior(batch.image)
             expected = own + deviation * batch.noise
             kept = (torch.nn.functional.max_pool2d(batch.mask, 2) == 0).expand_as(latent)
@@ -266,7 +268,7 @@ class TestHeldOut:
         for report in run:
             averages[report.step] = {name: tensor.clone() for name, tensor in run.average.items()}
             assert ("held_out" in report.figures) == (report.step % 2 == 0)
-        assert run.best_step == 4
+        assert run.best.step == 4
         trained = weights(out)
         for name, tensor in averages[4].items():
             assert torch.equal(trained[name], tensor)
@@ -290,7 +292,7 @@ class TestHeldOut:
         second = training(vae, pictures, parts, recipe, resume=True)
         list(second)
         assert_equal(weights(parts), weights(whole))
-        assert (second.best_step, second.best_loss) == (first.best_step, first.best_loss)
+        assert (second.best.step, second.best.loss) == (first.best.step, first.best.loss)
         np.testing.assert_array_equal(second.history["held_out"], first.history["held_out"])
 
     def test_patience_ends_a_run_and_keeps_it_ended(self, vae, pictures, tmp_path, recipe, monkeypatch):

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
             except TrainingError as error:
                 raise ValueError(str(error)) from error
         if processes.first:
-            best = training.best_step
+            best = training.best.step
             of = "" if best in (None, training.step) else f"; the weights of step {best} did best on held-out pictures"
             print(f"Wrote {args.out} (step {training.step} of {recipe.steps}{of})")
         if stopped and processes.first:

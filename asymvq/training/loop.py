@@ -10,7 +10,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..autoencoder import AsymmetricAutoencoder
@@ -27,17 +26,21 @@ from ..config import Config
 from ..harmonise import harmonise
 from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
+from .best import Best
+from .computing import autocast, learning_rate, moved, without_sync
 from .copying import copied_modules, hold_to_code
 from .data import Batch, Pictures, Samples
 from .distributed import Processes
 from .files import RunFiles
 from .health import Decode, Health
+from .latents import Latents
 from .prefetch import Prefetched
-from .recipe import UNKNOWN_TO_OLD_RUNS, Precision, Recipe, Start
+from .recipe import Precision, Recipe, Start
+from .resume import known_to_run
 from .signals import deferred
 from .start import decoder_digest, frozen_digest, needs_pictures, started
-from .state import State, optimizer_tensors, pack, read_settings, restore_optimizer, state_folder, unpack
-from .step import Criterion, sample_latent
+from .state import State, optimizer_tensors, pack, restore_optimizer, state_folder, unpack
+from .step import Criterion
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +48,12 @@ BAD_STEPS = 5
 """So many steps without a finite loss, one after the other, end a run."""
 SMALLEST_SCALE = 2.0**-20
 """Of the loss in half precision. Above it, a gradient that overflows is the scale's fault, which is then halved."""
-FIRST_LR = 0.01
-"""Where the warm-up starts, as a share of the learning rate (the paper's)."""
 SPEED_STEPS = 50
 """Steps that the reported speed is the mean of."""
-
-
 MEASUREMENTS = 50
 """On held-out pictures, in the course of a run."""
 HELD_OUT = "held_out"
 """Their loss, among the figures of a step."""
-
-_Latents = dict[tuple[int, str], tuple[Tensor, Tensor]]
-"""Mean and deviation of a fixed crop's own latent, and of that of its drifting copy."""
 
 
 class TrainingError(RuntimeError):
@@ -153,7 +149,7 @@ class Training:
             )
         self.folder = folder or state_folder(out)
         if resume:
-            recipe = _known_to_run(recipe, self.folder)
+            recipe = known_to_run(recipe, self.folder)
         self.recipe, self.out, self.seed = recipe, out, seed
         self.device, self.processes = torch.device(device), processes or Processes()
         self.save_seconds, self.save_steps = save_seconds, save_steps
@@ -166,18 +162,14 @@ class Training:
         """Of pictures that are not trained on."""
         if measured is not None:
             self.held_out = Samples(measured, dataclasses.replace(recipe, fixed_crops=0), config, seed=seed)
-        self.best: dict[str, Tensor] | None = None
-        """Averaged weights of `best_step`."""
-        self.best_step: int | None = None
-        """Whose averaged weights did best on held-out pictures, and are what is saved; None: nothing was measured."""
-        self.best_loss = math.inf
-        self._measured_since = 0
+        self.best = Best()
+        """What is saved, once something was measured."""
         self.step = self.skipped = 0
         self.history: dict[str, list[float]] = {}
         self._stop = False
         self._health: Health | None = None
         self._unsaved = False
-        _autocast(self.device, recipe)
+        autocast(self.device, recipe)
 
         self._files = RunFiles(out, self.folder, resume=resume, overwrite=overwrite, writes=self.processes.first)
         try:
@@ -267,7 +259,7 @@ class Training:
     def _steps(self) -> Generator[Report, None, None]:
         network = self.processes.wrap(self._compiled(), self.device)
         judge = self.discriminator and self.processes.wrap(self.discriminator, self.device)
-        latents: _Latents = {}
+        latents = self._latents(cached=True)
         saved_at, bad_in_a_row = time.monotonic(), 0
         clock = [(saved_at, self.step)]
         self._unsaved = self.step == 0
@@ -345,7 +337,7 @@ class Training:
         network: nn.Module,
         judge: nn.Module | None,
         batches: Prefetched,
-        latents: _Latents,
+        latents: Latents,
     ) -> _Result:
         """One step of the optimisers. The loss is NaN where the step had to be skipped."""
         recipe = self.recipe
@@ -355,10 +347,10 @@ class Training:
             self.discriminator_optimizer.zero_grad()
         for number in range(recipe.accumulate):
             last = number == recipe.accumulate - 1
-            batch = _moved(next(batches), self.device, self._channels_last)
-            with _without_sync(network, not last), _without_sync(judge, not last):
-                with _autocast(self.device, recipe):
-                    latent = self.vae.network_latent(self._latent(batch, latents))
+            batch = moved(next(batches), self.device, self._channels_last)
+            with without_sync(network, not last), without_sync(judge, not last):
+                with autocast(self.device, recipe):
+                    latent = self.vae.network_latent(latents.of(batch))
                     output = network(latent, image=batch.image, mask=batch.mask)
                 output = self._seen(output, batch, latent)
                 loss, log = self.criterion.reconstruction(output, batch.image, batch.mask)
@@ -399,43 +391,13 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         return finite
 
-    @torch.no_grad()
-    def _latent(self, batch: Batch, latents: _Latents | None) -> Tensor:
-        """(B, C, h, w).
-
-        Args:
-            latents: those of fixed crops; None: encode all.
-        """
-        crops = None if latents is None else batch.crops
-        drifting = None if crops is None else [(crop, "drifting") for crop in crops]
-        mean, deviation = self._posterior(batch.encoded, drifting, latents)
-        rows = batch.inside.flatten().nonzero().flatten().tolist() if self.recipe.inside else []
-        if not rows:
-            return sample_latent(mean, deviation, batch)
-        names = None if crops is None else [(crops[row], "own") for row in rows]
-        own = mean.clone(), deviation.clone()
-        for whole, part in zip(own, self._posterior(batch.image[rows], names, latents), strict=True):
-            whole[rows] = part.to(whole)
-        return sample_latent(mean, deviation, batch, own)
-
-    def _posterior(
-        self, images: Tensor, names: Sequence[tuple[int, str]] | None, latents: _Latents | None
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, from `latents` where they have names."""
-        if names is None or latents is None:
-            return self.vae.posterior(images)
-        new = [i for i, name in enumerate(names) if name not in latents]
-        if new:
-            moments = self.vae.posterior(images[new])
-            for i, mean, deviation in zip(new, *(m.cpu() for m in moments), strict=True):
-                latents[names[i]] = mean, deviation
-        means, deviations = zip(*(latents[name] for name in names), strict=True)
-        return torch.stack(means).to(self.device), torch.stack(deviations).to(self.device)
+    def _latents(self, *, cached: bool) -> Latents:
+        return Latents(self.vae, mixed=self.recipe.inside > 0, cached=cached)
 
     def _seen(self, output: Tensor, batch: Batch, latent: Tensor) -> Tensor:
         """What the losses see of the network's output."""
         if self.recipe.through_harmonise:
-            with torch.no_grad(), _autocast(self.device, self.recipe):
+            with torch.no_grad(), autocast(self.device, self.recipe):
                 plain = self.vae.decoder(latent)
             output = harmonise(
                 output.float(), image=batch.image, mask=batch.mask, plain=plain.float(), factor=self.vae.config.factor
@@ -447,12 +409,13 @@ class Training:
         """The mean loss of the averaged weights on held-out pictures: of the same samples every time."""
         assert self.held_out is not None
         count, losses = self.recipe.measured, list[Tensor]()
+        latents = self._latents(cached=False)
         with self.averaged() as vae:
             for first in range(0, count, self.recipe.batch):
                 size = min(self.recipe.batch, count - first)
-                batch = _moved(self.held_out.batch(first, size), self.device, self._channels_last)
-                with _autocast(self.device, self.recipe):
-                    latent = vae.network_latent(self._latent(batch, None))
+                batch = moved(self.held_out.batch(first, size), self.device, self._channels_last)
+                with autocast(self.device, self.recipe):
+                    latent = vae.network_latent(latents.of(batch))
                     output = vae.decoder(latent, image=batch.image, mask=batch.mask)
                 output = self._seen(output, batch, latent)
                 losses.append(self.criterion.reconstruction(output, batch.image, batch.mask)[0].float() * size)
@@ -466,25 +429,15 @@ class Training:
         if self.step % every and self.step != self.recipe.steps:
             return {}
         loss = self._measure()
-        if self._measured(self.step, loss):
-            self.best = {name: tensor.clone() for name, tensor in self.average.items()}
+        if self.best.count(self.step, loss):
+            self.best.keep(self.average)
         return {HELD_OUT: loss}
-
-    def _measured(self, step: int, loss: float) -> bool:
-        """Counts a measurement; whether it is the best so far."""
-        if not math.isfinite(loss):
-            return False
-        better = loss < self.best_loss
-        if better:
-            self.best_step, self.best_loss = step, loss
-        self._measured_since = 0 if better else self._measured_since + 1
-        return better
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train: all steps are made, or none of the last measurements was better."""
         patience = self.recipe.patience
-        return self.step >= self.recipe.steps or (patience > 0 and self._measured_since >= patience)
+        return self.step >= self.recipe.steps or (patience > 0 and self.best.since >= patience)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -553,8 +506,8 @@ class Training:
     def _tensors(self) -> dict[str, Tensor]:
         """Of a state, on the CPU."""
         tensors = pack("weights", {name: p for p, name in self.parameters.items()}) | pack("average", self.average)
-        if self.best is not None:
-            tensors |= pack("best", self.best)
+        if self.best.weights is not None:
+            tensors |= pack("best", self.best.weights)
         tensors |= pack("optimizer", optimizer_tensors(self.optimizer, self.parameters))
         if self.discriminator is not None:
             tensors |= pack("discriminator", dict(self.discriminator.state_dict()))
@@ -570,10 +523,10 @@ class Training:
             "steps": self.step,
             "pictures": self._settings["pictures"],
             "run": self._settings["run"],
-            **({} if self.best_step is None else {"best_step": self.best_step}),
+            **({} if self.best.step is None else {"best_step": self.best.step}),
         }
         state = {name: tensor.cpu() for name, tensor in self.vae.state_dict().items()}
-        state |= {name: tensor.cpu() for name, tensor in (self.best or self.average).items()}
+        state |= {name: tensor.cpu() for name, tensor in (self.best.weights or self.average).items()}
         # on the CPU: a device whose memory ran out has no room for a second copy
         averaged = build(Checkpoint(Layout.NATIVE, self.vae.config, state, {}), dtype=torch.float32)
         self._files.write_out(averaged, summary, self.metadata)
@@ -591,7 +544,7 @@ class Training:
         """The decoder as it is trained, and with the averaged weights."""
 
         def current(latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-            with _autocast(self.device, self.recipe):
+            with autocast(self.device, self.recipe):
                 return self.vae.decoder(self.vae.network_latent(latent), image=image, mask=mask)
 
         def averaged(latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
@@ -628,68 +581,13 @@ class Training:
         if self._settings["held_out"] != state.settings.get("held_out"):  # other pictures: not to be compared
             self.history.pop(HELD_OUT, None)
         for step, loss in enumerate(self.history.get(HELD_OUT, []), start=1):
-            self._measured(step, loss)
-        if self.best_step is not None:
+            self.best.count(step, loss)
+        if self.best.step is not None:
             best = unpack("best", state.tensors)
-            self.best = {name: tensor.to(self.average[name], copy=True) for name, tensor in best.items()}
+            self.best.keep({name: tensor.to(self.average[name]) for name, tensor in best.items()})
         logger.info("Going on at step %d.", self.step)
-
-
-def _known_to_run(recipe: Recipe, folder: Path) -> Recipe:
-    """As a run of an earlier version was made."""
-    settings = read_settings(folder)
-    if settings is None:
-        return recipe
-    return dataclasses.replace(recipe, **{k: v for k, v in UNKNOWN_TO_OLD_RUNS.items() if k not in settings["recipe"]})
-
-
-def learning_rate(recipe: Recipe, step: int, *, pictures: int) -> float:
-    """Linear warm-up from 1 %, then a cosine down to `final_lr`.
-
-    Args:
-        step: from 0.
-        pictures: a step, over all devices.
-    """
-    full = recipe.lr * (pictures if recipe.scale_lr else 1)
-    if step < recipe.warm_up:
-        return full * (FIRST_LR + (1 - FIRST_LR) * step / recipe.warm_up)
-    progress = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
-    last = min(recipe.final_lr, full)
-    return last + (full - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
     """As it comes back from JSON."""
     return json.loads(json.dumps(value))
-
-
-def _moved(batch: Batch, device: torch.device, channels_last: bool) -> Batch:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    tensors = {
-        field.name: getattr(batch, field.name).to(device, non_blocking=True, memory_format=layout)
-        for field in dataclasses.fields(batch)
-        if field.name != "crops"
-    }
-    return dataclasses.replace(batch, **tensors)
-
-
-def _autocast(device: torch.device, recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
-    """
-    Raises:
-        ValueError: half precision on a device that has no autocast, as DirectML.
-    """
-    if recipe.precision is Precision.FP32:
-        return contextlib.nullcontext()
-    dtype = torch.float16 if recipe.precision is Precision.FP16 else torch.bfloat16
-    try:
-        return torch.autocast(device.type, dtype=dtype)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"Expected a device with autocast for precision {recipe.precision.value}, but {device} has none. Train in "
-            "fp32."
-        ) from error
-
-
-def _without_sync(module: nn.Module | None, quiet: bool) -> contextlib.AbstractContextManager[Any]:
-    """Gradients of all but a step's last batch are averaged over the processes together with its last."""
-    return module.no_sync() if quiet and isinstance(module, DistributedDataParallel) else contextlib.nullcontext()

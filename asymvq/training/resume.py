@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from .state import State
+from .recipe import UNKNOWN_TO_OLD_RUNS, Recipe
+from .state import State, read_settings
 
 SUMMARY_KEY = "asymvq.training"
 """Of the header of a trained VAE: JSON with the recipe, the step that it holds, and the name of its run."""
@@ -18,6 +20,14 @@ FIXED = ("precision", "copying", "start")
 EXECUTION = ("channels_last", "recompute", "compile")
 """Settings that change how steps are computed, not which."""
 _WORDS = {"pictures": "number of pictures", "digest": "pictures", "decoder": "VAE", "processes": "processes"}
+
+
+def known_to_run(recipe: Recipe, folder: Path) -> Recipe:
+    """As a run of an earlier version was made."""
+    settings = read_settings(folder)
+    if settings is None:
+        return recipe
+    return dataclasses.replace(recipe, **{k: v for k, v in UNKNOWN_TO_OLD_RUNS.items() if k not in settings["recipe"]})
 
 
 def check_same_run(state: State, settings: Mapping[str, Any], folder: Path) -> None:
