@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 OLDEST_HOST = (0, 20, 0)
@@ -71,12 +71,33 @@ SYMBOLS = {name: (module, purpose) for module, names in _IN.items() for name, pu
 """By name: the host's module, and what breaks where it is gone."""
 
 
+@functools.cache
+def _modules() -> dict[str, ModuleType]:
+    """The host's modules by name. Imported when first asked for: `require_host` comes before."""
+    import comfy.clip_vision
+    import comfy.ldm.models.autoencoder
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.ops
+    import comfy.sd
+    import comfy.utils
+    import folder_paths
+
+    import nodes
+
+    found = (
+        comfy.clip_vision, comfy.ldm.models.autoencoder, comfy.model_management, comfy.model_patcher, comfy.ops,
+        comfy.sd, comfy.utils, folder_paths, nodes,
+    )  # fmt: skip
+    return {module.__name__: module for module in found}
+
+
 def __getattr__(name: str) -> Any:
     if name not in SYMBOLS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, purpose = SYMBOLS[name]
     try:
-        return getattr(importlib.import_module(module), name)
+        return getattr(_modules()[module], name)
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
             f"Expected {module}.{name} in ComfyUI, but this version lacks it ({purpose}). Update Asymmetric VQGAN, or "
@@ -86,14 +107,14 @@ def __getattr__(name: str) -> Any:
 
 def device_context(device: Any) -> contextlib.AbstractContextManager[Any]:
     """The host's, where it has one (0.21 and later)."""
-    context = getattr(importlib.import_module("comfy.model_management"), "cuda_device_context", None)
+    context = getattr(_modules()["comfy.model_management"], "cuda_device_context", None)
     return contextlib.nullcontext() if context is None else context(device)
 
 
 @contextlib.contextmanager
 def told_of_training() -> Iterator[None]:
     """The host's sign that a training runs, with which it keeps gradients; put back however it ends."""
-    management = importlib.import_module("comfy.model_management")
+    management = _modules()["comfy.model_management"]
     before = management.in_training
     management.in_training = True
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -101,3 +102,15 @@ def test_names_that_have_moved_are_found_where_they_were():
     assert config.preset_name(asymvq.PRESETS["2x"]) == "2x"
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         config.other  # noqa: B018
+
+
+def test_nothing_that_is_published_imports_or_runs_what_a_variable_names():
+    """What the registry's scan refuses, and what a reader cannot follow."""
+    for name in published():
+        if not name.endswith(".py"):
+            continue
+        for node in ast.walk(ast.parse((PACK / name).read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "compile", "__import__", "os.system"), f"{name}:{node.lineno}"
+                assert not called.startswith(("subprocess.", "importlib.")), f"{name}:{node.lineno}"
