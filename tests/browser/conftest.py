@@ -134,10 +134,6 @@ class Frontend:
         self.page.goto(self.server.url)
         self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph", timeout=LOAD_MS)
 
-    def set_setting(self, name: str, value: object) -> None:
-        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
-        self.page.wait_for_timeout(700)  # it is stored on the server
-
     def texts(self) -> dict[str, str]:
         """What stands on nodes, by their kinds."""
         return self.page.evaluate(
@@ -203,10 +199,9 @@ def frontend(chrome: Any, browser_server: Server) -> Iterator[Frontend]:
 @pytest.fixture(params=["classic", "Nodes 2.0"])
 def canvas(request: pytest.FixtureRequest, frontend: Frontend) -> Iterator[str]:
     """Both ways in which a frontend draws nodes."""
-    frontend.open_empty()
-    frontend.set_setting("Comfy.VueNodes.Enabled", request.param != "classic")
+    frontend.server.post("/settings/Comfy.VueNodes.Enabled", request.param != "classic")
     yield request.param
-    frontend.set_setting("Comfy.VueNodes.Enabled", False)
+    frontend.server.post("/settings/Comfy.VueNodes.Enabled", False)
 
 
 @pytest.fixture

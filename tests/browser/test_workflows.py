@@ -42,10 +42,11 @@ def overlap(a: list[float], b: list[float]) -> bool:
 
 
 @EVERY
-@pytest.mark.usefixtures("models_at_hand", "canvas")
-def test_it_opens_whole_and_converts(frontend: Frontend, workflow: Path) -> None:
+@pytest.mark.usefixtures("models_at_hand")
+def test_it_opens_whole_and_converts(frontend: Frontend, canvas: str, workflow: Path) -> None:
     saved = json.loads(workflow.read_text("utf-8"))
     frontend.open(workflow.stem)
+    assert frontend.page.evaluate("!!LiteGraph.vueNodesMode") == (canvas == "Nodes 2.0")
     graph = frontend.page.evaluate(GRAPH)
 
     assert not [node["type"] for node in graph["nodes"] if not node["known"]]

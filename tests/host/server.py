@@ -79,6 +79,13 @@ class Server:
         with urllib.request.urlopen(self.url + path, timeout=60) as response:
             return json.load(response)
 
+    def post(self, path: str, value: Any) -> None:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(value).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60):
+            pass
+
     def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
         """Queues a graph in API format and returns its history: status, messages, outputs."""
         return self.wait_for(self.queue(prompt))
