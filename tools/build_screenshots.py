@@ -21,12 +21,12 @@ from PIL import Image
 from asymvq.pictures import open_picture
 
 ROOT = Path(__file__).parents[1]
-RUNNABLE = ("quickstart", "train_decoder")
+RUNNABLE = ("quickstart", "outpainting", "train_decoder")
 SCALE = 0.8
 MARGIN = 160  # what the frontend lays over the canvas's edges
 BORDER = 12
 SETTINGS = {
-    "Comfy.VueNodes.Enabled": True,  # Nodes 2.0, which the sliders need
+    "Comfy.VueNodes.Enabled": True,  # Nodes 2.0
     "Comfy.Minimap.Visible": False,
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",  # the folder's name
 }
