@@ -43,7 +43,7 @@ from torch import Tensor
 
 import asymvq
 from asymvq.autoencoders import FAMILIES, AutoencoderConfig, Layout, tiny, wan
-from asymvq.config import ConditionConfig, Config
+from asymvq.config import ConditionConfig, ConditionKind, Config
 
 try:
     import resource
@@ -104,6 +104,9 @@ def write_seeds(folder: Path) -> list[Path]:
     torch.save({"state_dict": state}, folder / "legacy.ckpt", _use_new_zipfile_serialization=False)
     for family in FAMILIES:
         small = asymvq.AsymmetricAutoencoder(SMALL[family.NAME])
+        for condition in (ConditionConfig(), ConditionConfig(kind=ConditionKind.AFFINE, channels=8)):
+            shown = asymvq.AsymmetricAutoencoder(small.config.replaced(condition=condition))
+            asymvq.save(shown, folder / f"native_{family.NAME}_{condition.kind.value}.safetensors")
         for layout in family.LAYOUTS:
             if layout in NOT_ALONE:
                 continue
@@ -242,11 +245,11 @@ def write_mutated(path: Path, original: Path, rng: random.Random, canary: Path) 
         path.with_name("config.json").unlink(missing_ok=True)
         if rng.random() < 0.7:
             changed = mutate_bytes(changed, rng)
-    elif original.name.startswith("native") and rng.random() < 0.5:
+    elif original.name.startswith("native") and rng.random() < 0.7:
         changed, kind = mutate_config(data, rng), "config"
     elif original.suffix == ".safetensors" and rng.random() < 0.6:
         changed, kind = mutate_safetensors(data, rng), "header"
-    elif original.name == "zipped.ckpt" and rng.random() < 0.6:
+    elif original.suffix == ".ckpt" and original.name != "legacy.ckpt" and rng.random() < 0.6:
         changed, kind = mutate_zip(data, rng, canary), "zip"
     else:
         changed, kind = mutate_bytes(data, rng), "bytes"
