@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 import torch
@@ -43,19 +44,24 @@ def encode(
             It need not be on the VAE's device: tiles are moved there one by one.
         tile: longest side of a tile in pixels; None sets no limit.
         overlap: what neighbouring tiles share, in pixels; a quarter of the tile by default.
-        smaller_tiles: whether it is tried again where memory runs out, or where a whole encode would take more than
-            there is: in tiles of FIRST_TILE, then in halves of those down to SMALLEST_TILE. The log says so. False: the
-            error is raised.
+        smaller_tiles: whether it is tried again where memory runs out, or where encoding would take more than there
+            is: one picture at a time, then in tiles of FIRST_TILE, then in halves of those down to SMALLEST_TILE. The
+            log says so. False: the error is raised.
         progress: called after each tile.
 
     Raises:
         ValueError: as `AsymmetricAutoencoder.encode`, or a tile and an overlap that do not go together.
     """
     image = image_values(image)
-    device, dtype = vae.place()
-    if smaller_tiles and tile is None and image.ndim == 4:
+    if image.ndim != 4 or 0 in image.shape:
+        return vae.encode(image)  # says what is wrong
+    at_once = image.shape[0]
+    if smaller_tiles and tile is None:
+        device, dtype = vae.place()
         needed = encode_bytes(vae.config, (image.shape[-2], image.shape[-1]), dtype=dtype, device=device)
         room = available_memory(device)
+        if room is not None and needed * at_once > room:
+            at_once = 1
         if room is not None and needed > room and (tile := _smaller(None, image)) is not None:
             logger.warning(
                 "Encoding the whole picture would take %.1f GB, and %.1f GB are free: %s",
@@ -63,15 +69,20 @@ def encode(
             )  # fmt: skip
     while True:
         try:
-            return _encoded(vae, image, tile, overlap, progress)
+            return _encoded(vae, image, tile, overlap, at_once, progress)
         except Exception as error:
             smaller = _smaller(tile, image)
-            if not smaller_tiles or smaller is None or not is_out_of_memory(error):
+            if not smaller_tiles or (at_once == 1 and smaller is None) or not is_out_of_memory(error):
                 raise
         # out of the except block, so that nothing holds on to the failed try's tensors
-        tile = smaller
-        overlap = None if overlap is None else min(overlap, tile // 2)
-        logger.warning("Out of memory while encoding: %s", IN_TILES % tile)
+        if at_once > 1:
+            at_once = 1
+            logger.warning("Out of memory while encoding %d at once: trying again one by one.", image.shape[0])
+        else:
+            tile = smaller
+            assert tile is not None
+            overlap = None if overlap is None else min(overlap, tile // 2)
+            logger.warning("Out of memory while encoding: %s", IN_TILES % tile)
         free_caches()
 
 
@@ -81,15 +92,22 @@ def _smaller(tile: int | None, image: Tensor) -> int | None:
 
 
 def _encoded(
-    vae: AsymmetricAutoencoder, image: Tensor, tile: int | None, overlap: int | None, progress: Progress | None
+    vae: AsymmetricAutoencoder,
+    image: Tensor,
+    tile: int | None,
+    overlap: int | None,
+    at_once: int,
+    progress: Progress | None,
 ) -> Tensor:
     place, factor = vae.place(), vae.factor
     sides = image.shape[-2:]
-    if tile is None or image.ndim != 4 or any(side % factor for side in sides):
-        latent = vae.encode(image.to(*place)).to(image.device, torch.float32)
-        if progress is not None:
-            progress(1, 1)
-        return latent
+    if tile is None or any(side % factor for side in sides):
+        parts: list[Tensor] = []
+        for done, part in enumerate(image.split(at_once), 1):
+            parts.append(vae.encode(part.to(*place)).to(image.device, torch.float32))
+            if progress is not None:
+                progress(done, -(-image.shape[0] // at_once))
+        return torch.cat(parts)
     height, width = (side // factor for side in sides)
     cells, shared = tile // factor, (tile // 4 if overlap is None else overlap) // factor
     plan = plan_tiles(height, width, tile=cells, overlap=shared)
@@ -98,11 +116,10 @@ def _encoded(
     for part in plan:
         weight = feather(part, height, width, overlap=shared, factor=1).to(image.device)
         part.of(weights).add_(weight)
-    total = len(plan) * image.shape[0]
-    for done, (picture, part) in enumerate(((i, part) for i in range(image.shape[0]) for part in plan), 1):
-        of_part = vae.encode(part.of(image[picture : picture + 1], factor).to(*place)).to(latent)
-        weight = feather(part, height, width, overlap=shared, factor=1).to(latent)
-        part.of(latent[picture : picture + 1]).add_(of_part * weight)
+    work = list(itertools.product(zip(image.split(at_once), latent.split(at_once), strict=True), plan))
+    for done, ((pictures, latents), part) in enumerate(work, 1):
+        of_part = vae.encode(part.of(pictures, factor).to(*place)).to(latent)
+        part.of(latents).add_(of_part * feather(part, height, width, overlap=shared, factor=1).to(latent))
         if progress is not None:
-            progress(done, total)
+            progress(done, len(work))
     return latent.div_(weights)

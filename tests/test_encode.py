@@ -43,7 +43,7 @@ def test_tiles_are_near_the_whole(vae, image):
     assert tiled.shape == whole.shape
     error = (tiled - whole).abs().mean() / whole.std()
     assert 0 < error < 0.25
-    assert seen[-1] == (12, 12)
+    assert seen[-1] == (6, 6)
     assert torch.equal(asymvq.encode(vae, image, tile=192), whole)
 
 
@@ -52,11 +52,11 @@ class Small(asymvq.AsymmetricAutoencoder):
 
     def __init__(self, pixels: int) -> None:
         super().__init__(CONFIG)
-        self.pixels, self.sizes = pixels, []
+        self.pixels, self.at_once, self.sizes = pixels, 1000, list[int]()
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         self.sizes.append(max(image.shape[-2:]))
-        if image.shape[-2] * image.shape[-1] > self.pixels:
+        if image.shape[-2] * image.shape[-1] > self.pixels or len(image) > self.at_once:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return super().encode(image)
 
@@ -72,6 +72,16 @@ def test_where_memory_runs_out_tiles_become_smaller(caplog):
         asymvq.encode(Small(100 * 100), large)
     with pytest.raises(RuntimeError, match="allocate memory"):
         asymvq.encode(small, large, smaller_tiles=False)
+
+
+def test_pictures_go_one_by_one_before_tiles(caplog):
+    small = Small(100 * 100)
+    small.at_once = 1
+    with caplog.at_level(logging.WARNING):
+        latent = asymvq.encode(small, torch.rand(3, 3, 64, 96) * 2 - 1)
+    assert latent.shape == (3, 4, 32, 48)
+    assert small.sizes == [96] * 4
+    assert caplog.messages == ["Out of memory while encoding 3 at once: trying again one by one."]
 
 
 def test_what_would_not_fit_is_not_tried(caplog, monkeypatch):

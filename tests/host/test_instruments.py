@@ -259,7 +259,8 @@ class TestRandomMask:
     def test_a_large_mask_takes_little_beside_its_own_memory(self, host):
         node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQRandomMask"]
         side = 4096
-        with_peak = peak_of(lambda: execute(node, seed=0, width=side, height=side))
+        # what else a process does in the meantime is seen too: the least of three
+        with_peak = min(peak_of(lambda: execute(node, seed=0, width=side, height=side)) for _ in range(3))
         assert with_peak < 1.75 * side * side * torch.float32.itemsize
 
     def test_gives_the_librarys_masks(self, host):
