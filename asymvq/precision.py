@@ -13,7 +13,15 @@ from .values import is_finite
 
 logger = logging.getLogger(__name__)
 
+SMALL_VAE = 20_000_000
+"""Parameters. Below, half precision saves nothing worth the colours that it costs."""
+
 ResultT = TypeVar("ResultT", Tensor, tuple[Tensor, Tensor])
+
+
+def suggested_dtype(weights: Mapping[str, Tensor]) -> torch.dtype | None:
+    """What to compute in where nobody says: float32 for a small VAE, whatever its file has; None: no suggestion."""
+    return torch.float32 if sum(tensor.numel() for tensor in weights.values()) < SMALL_VAE else None
 
 
 def run_finite(run: Callable[..., ResultT], network: nn.Module, doing: str, **tensors: Tensor | None) -> ResultT:

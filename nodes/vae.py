@@ -12,14 +12,12 @@ from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import Checkpoint, build, to_native
 from ..asymvq.config import Config
 from ..asymvq.decode import Keep, Region, Source, decode_source
+from ..asymvq.precision import suggested_dtype
 from ..asymvq.runtime import Runtime, is_out_of_memory
 from . import host
 from .memory import DecodeMemory, EncodeMemory, give_back_memory, on_this_machine
 from .progress import HostProgress
 from .tensors import in_range_to_signed, to_image, without_time
-
-SMALL_VAE = 20_000_000
-"""Parameters. Below, half precision saves nothing worth the colours that it costs."""
 
 _STAND_IN = {
     "embed_dim": 4,
@@ -49,8 +47,7 @@ class AsymmetricVAE(host.VAE):
     """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype | None = None):
-        if dtype is None and sum(tensor.numel() for tensor in checkpoint.state_dict.values()) < SMALL_VAE:
-            dtype = torch.float32
+        dtype = dtype or suggested_dtype(checkpoint.state_dict)
         super().__init__(sd=host.AutoencoderKL(**_STAND_IN).state_dict(), config={"params": _STAND_IN}, dtype=dtype)
         config = checkpoint.config
         self.latent_channels = config.latent_channels

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 import asymvq
 from asymvq.cli import main
+from asymvq.pictures import read_picture
 
 CONFIG = asymvq.AutoencoderConfig(
     decoder_channels=(8, 16), decoder_blocks=1, encoder_channels=(8, 16), encoder_blocks=1, norm_groups=4,
@@ -108,7 +110,6 @@ def test_sides_that_do_not_fit(vae):
 
 
 def test_command(vae, image, tmp_path):
-    from PIL import Image
 
     asymvq.save(vae, tmp_path / "vae.safetensors")
     Image.fromarray(image[0].add(1).mul(127.5).byte().permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
@@ -120,3 +121,19 @@ def test_command(vae, image, tmp_path):
     (tiled,), (whole,) = (load_file(tmp_path / f"{name}.safetensors").values() for name in ("tiled", "whole"))
     assert tiled.shape == whole.shape
     assert not torch.equal(tiled, whole)
+
+
+@torch.inference_mode()
+def test_commands_compute_small_vaes_in_float32(vae, image, tmp_path):
+    from safetensors.torch import load_file
+
+    asymvq.save(vae, tmp_path / "half.safetensors", dtype=torch.float16)
+    Image.fromarray(image[0].add(1).mul(127.5).byte().permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    half = asymvq.load(tmp_path / "half.safetensors", dtype=torch.float32)
+    expected = half.encode(read_picture(tmp_path / "a.png"))
+    words = ["encode", "--vae", str(tmp_path / "half.safetensors"), "--image", str(tmp_path / "a.png"), "--out"]
+    for name, options in (("plain", []), ("asked", ["--dtype", "fp16"])):
+        assert main([*words, str(tmp_path / f"{name}.safetensors"), *options]) == 0
+    plain, asked = (next(iter(load_file(tmp_path / f"{name}.safetensors").values())) for name in ("plain", "asked"))
+    torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-5)
+    assert (asked - expected).abs().max() > 1e-4

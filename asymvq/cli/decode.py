@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..checkpoint import load
 from ..decode import decode
 from ..outputs import check_output
 from ..pictures import prepare_output, read_mask, read_raster, write_picture
-from .devices import out_of_memory_says, parse_device, parse_dtype
+from .devices import load_vae, out_of_memory_says, parse_device
 from .latents import read_latent
 
 
@@ -28,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         source.warn(args.image, *source.metadata.lost)
     image = None if source is None else source.image()
     mask = None if args.mask is None else read_mask(args.mask)
-    vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device), base=args.base_vae)
+    vae = load_vae(args.vae, dtype=args.dtype, device=parse_device(args.device), base=args.base_vae)
     with tqdm(unit="tile", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:

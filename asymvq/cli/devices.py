@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from ..autoencoder import AsymmetricAutoencoder
+from ..checkpoint import load
+from ..precision import suggested_dtype
 from ..runtime import is_out_of_memory
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -29,6 +33,19 @@ def parse_device(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "not available"
         raise ValueError(f"Expected a device of this machine, but got {name!r}: {reason}") from error
     return device
+
+
+def load_vae(
+    path: Path, *, dtype: str | None, device: torch.device | str, base: Path | None = None
+) -> AsymmetricAutoencoder:
+    """A VAE to compute with; without a `dtype` in the file's, but a small one in float32.
+
+    Raises:
+        CheckpointError: as `asymvq.load`.
+    """
+    vae = load(path, dtype=parse_dtype(dtype), device=device, base=base)
+    suggested = suggested_dtype(vae.state_dict()) if dtype is None else None
+    return vae if suggested is None else vae.to(suggested)
 
 
 @contextlib.contextmanager

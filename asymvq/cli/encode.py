@@ -7,12 +7,11 @@ import argparse
 import torch
 from tqdm import tqdm
 
-from ..checkpoint import load
 from ..crop import centre_crop
 from ..encode import encode
 from ..outputs import check_output
 from ..pictures import prepare_output, read_picture
-from .devices import out_of_memory_says, parse_device, parse_dtype
+from .devices import load_vae, out_of_memory_says, parse_device
 from .latents import write_latent
 
 
@@ -20,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     prepare_output(args.out, (".latent", ".safetensors"))
     check_output(args.out, overwrite=args.overwrite, inputs=(args.vae, args.base_vae, args.image))
     image = read_picture(args.image)
-    vae = load(args.vae, dtype=parse_dtype(args.dtype), device=parse_device(args.device), base=args.base_vae)
+    vae = load_vae(args.vae, dtype=args.dtype, device=parse_device(args.device), base=args.base_vae)
     advice = "Tiles of 256 pixels do not fit either: close other programs, or choose another --device or --dtype."
     with tqdm(unit="tile", leave=False, disable=None) as bar:
 

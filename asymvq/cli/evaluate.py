@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..autoencoder import AsymmetricAutoencoder
-from ..checkpoint import load
 from ..colour import ShiftKind, random_shift
 from ..crop import centre_crop
 from ..evaluation import Result, contestants, evaluate, texts
@@ -28,7 +27,7 @@ from ..perceptual import FrechetDistance, UnavailableError, load_fid, load_lpips
 from ..pictures import cover, read_mask, read_picture
 from ..pictures.folders import is_picture_name
 from ..pictures.opening import SUFFIXES
-from .devices import out_of_memory_says, parse_device, parse_dtype
+from .devices import load_vae, out_of_memory_says, parse_device
 from .latents import read_latent
 from .report import Measured, Report
 
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     device = parse_device(args.device)
     # channels last: a third faster on a CPU
     vaes = {
-        name: load(path, dtype=parse_dtype(args.dtype), device=device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        name: load_vae(path, dtype=args.dtype, device=device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for name, path in name_files(args.vae or [DEMO_VAE]).items()
     }
     entrants = contestants(vaes)

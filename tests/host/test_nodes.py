@@ -102,7 +102,7 @@ class TestLoader:
         monkeypatch.setattr(comfy.model_management, "vae_dtype", lambda *_: torch.bfloat16)
         assert run(host, "AsymVQLoader", vae_name="tiny.safetensors").vae_dtype == torch.float32
         assert run(host, "AsymVQLoader", vae_name="tiny.safetensors", dtype="bf16").vae_dtype == torch.bfloat16
-        monkeypatch.setattr(host.pack("nodes.vae"), "SMALL_VAE", 1)
+        monkeypatch.setattr(host.pack("asymvq.precision"), "SMALL_VAE", 1)
         assert run(host, "AsymVQLoader", vae_name="tiny.safetensors").vae_dtype == torch.bfloat16
 
     def test_a_file_written_anew_is_loaded_anew(self, host, reference):
