@@ -35,7 +35,7 @@ from asymvq.training.data import Pictures, Samples
 from asymvq.training.loop import Training
 from asymvq.training.prefetch import Prefetched
 from asymvq.training.recipe import RECIPES, Precision, Recipe
-from asymvq.training.step import Criterion, sample_latent
+from asymvq.training.step import Criterion, reconstruction_terms, sample_latent
 
 WARM_UP = 2
 SAMPLES = 400
@@ -73,7 +73,8 @@ def theirs(args: argparse.Namespace, pictures: Pictures, folder: Path, recipe: R
     for part in (vae.encoder, vae.quant_conv, vae.post_quant_conv):
         part.requires_grad_(False)
     optimizer = torch.optim.Adam(vae.decoder.parameters(), lr=recipe.lr, betas=recipe.betas)
-    samples, criterion = Samples(pictures, recipe, config_of(args), seed=0), Criterion(recipe)
+    samples = Samples(pictures, recipe, config_of(args), seed=0)
+    criterion = Criterion(recipe, reconstruction_terms(recipe, torch.device(args.device)))
     half = recipe.precision is Precision.BF16
     for step in range(recipe.steps):
         batch = samples.batch(step * recipe.batch, recipe.batch)

@@ -23,6 +23,7 @@ from ..asymvq.autoencoder import AsymmetricAutoencoder
 from ..asymvq.checkpoint import CheckpointError, build, from_tensors, read
 from ..asymvq.config import ConditionKind
 from ..asymvq.grow import grown_config
+from ..asymvq.losses import LOSSES, Setting, settings_of
 from ..asymvq.outputs import check_below
 from ..asymvq.pictures.folders import pictures_in
 from ..asymvq.training import recipe as recipes
@@ -39,6 +40,9 @@ from .vae import AsymmetricVAE
 logger = logging.getLogger(__name__)
 
 NO_FOLDER = "none"
+LOSSES_IN_RECIPE = ("lpips", "ssim", "adversarial", "adversarial_start", "border")
+"""Settings of losses that appear below the recipe, where saved workflows have their values. Those of newer losses come
+last on the node, so that saved values keep their places."""
 PRESETS = ("base", "1.5x", "2x", "custom")
 STATES = Path("asymvq_training")
 """Folder of unfinished runs, below the output folder. Not in its vae folder, whose files appear in loaders."""
@@ -71,6 +75,27 @@ class Condition(str, Enum):
         return None if self is Condition.AUTO else ConditionKind(self.value)
 
 
+def _loss_settings() -> dict[str, Setting]:
+    """Those with a widget, by their names."""
+    return {setting.name: setting for setting in settings_of(LOSSES) if setting.widget is not None}
+
+
+def _loss_input(setting: Setting, default: float, *, optional: bool = False) -> io.Input:
+    """Its widget."""
+    assert setting.widget is not None
+    common: dict[str, Any] = {"min": 1 if setting.positive else 0, "tooltip": setting.text, "optional": optional}
+    maximum, step = setting.widget.maximum, setting.widget.step
+    if isinstance(setting.default, int):
+        return io.Int.Input(setting.name, default=int(default), max=int(maximum), step=step and int(step), **common)
+    return io.Float.Input(setting.name, default=default, max=maximum, step=step, **common)
+
+
+def _newer_loss_inputs() -> list[io.Input]:
+    """With the values of the default recipe, which are all recipes'."""
+    newer = (setting for name, setting in _loss_settings().items() if name not in LOSSES_IN_RECIPE)
+    return [_loss_input(setting, setting.default, optional=True) for setting in newer]
+
+
 def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
     """The widgets of a recipe, with its own defaults."""
     return [
@@ -90,35 +115,7 @@ def _recipe_inputs(recipe: recipes.Recipe) -> list[io.Input]:
             "learning_rate", default=recipe.lr, min=1e-8, max=0.1, step=1e-7,
             tooltip="Peak learning rate, reached after warm-up.",
         ),
-        io.Float.Input(
-            "lpips", default=recipe.lpips, min=0, max=100, step=0.05,
-            tooltip=(
-                "Weight of the perceptual loss (LPIPS). Above 0 it needs the weights of VGG (0.5 GB), "
-                "which are downloaded once."
-            ),
-        ),
-        io.Float.Input(
-            "ssim", default=recipe.ssim, min=0, max=100, step=0.05,
-            tooltip="Weight of the structural similarity loss (SSIM).",
-        ),
-        io.Float.Input(
-            "adversarial", default=recipe.adversarial, min=0, max=100, step=0.05,
-            tooltip=(
-                "Weight of the adversarial loss of a discriminator: sharper pictures, but less stable "
-                "training. For thousands of pictures."
-            ),
-        ),
-        io.Int.Input(
-            "adversarial_start", default=recipe.adversarial_start, min=0, max=10_000_000,
-            tooltip="The step at which the adversarial loss begins.",
-        ),
-        io.Float.Input(
-            "border", default=recipe.border, min=0, max=100, step=0.5,
-            tooltip=(
-                "Extra weight of errors in edited pixels right next to kept ones, where a seam would "
-                "show."
-            ),
-        ),
+        *(_loss_input(_loss_settings()[name], getattr(recipe, name)) for name in LOSSES_IN_RECIPE),
         io.Float.Input(
             "unconditioned", default=recipe.unconditioned, min=0, max=1, step=0.05,
             tooltip=(
@@ -271,6 +268,7 @@ class AsymVQTrain(io.ComfyNode):
                         "goes on or the VAE; otherwise affine, or blend with recipe paper."
                     ),
                 ),
+                *_newer_loss_inputs(),
             ],
             outputs=[
                 io.Vae.Output(tooltip="The VAE with the trained decoder. It is also saved in output/vae."),
@@ -303,9 +301,11 @@ class AsymVQTrain(io.ComfyNode):
         recipe: dict[str, Any],
         images: list[Tensor] | None = None,
         condition: list[str] | None = None,
+        **losses: list[float],
     ) -> io.NodeOutput:
         device = host.get_torch_device()
-        settings = _recipe({name: _first(value) for name, value in recipe.items()}, _first(steps), device)
+        values = {name: _first(value) for name, value in {**recipe, **losses}.items()}
+        settings = _recipe(values, _first(steps), device)
         out, states = _places(_first(save_name), resume=_first(resume))
         with torch.inference_mode(False), torch.enable_grad(), _training_mode():
             base = _copy_of(_first(vae))

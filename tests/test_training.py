@@ -511,7 +511,9 @@ class TestLoop:
             loss, log = reconstruction(criterion, *args)
             return loss * (math.nan if len(calls) == 2 or len(calls) > 4 else 1), log
 
-        run.criterion = type("Faulty", (type(run.criterion),), {"reconstruction": faulty})(run.recipe)
+        run.criterion = type("Faulty", (type(run.criterion),), {"reconstruction": faulty})(
+            run.recipe, run.criterion.terms
+        )
         reports = iter(run)
         losses = [next(reports).loss for _ in range(4)]
         assert [math.isnan(loss) for loss in losses] == [False, True, False, False]

@@ -7,14 +7,19 @@ not wait for torch.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..losses import LOSSES, settings_of
 from ..outputs import ExistsError
 
 PROG = "python -m asymvq"
 BAD_INPUT, INTERRUPTED = 2, 130
+HELP_COLUMN = 24
+"""Where argparse begins the words on an argument."""
 MASK_HELP = "white, transparent in a picture, or painted on a transparent layer"
 
 
@@ -171,6 +176,8 @@ def _add_harmonise(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train = _add(commands, "train", "train a conditional decoder for a VAE on a folder of pictures")
+    train.formatter_class = argparse.RawDescriptionHelpFormatter
+    train.epilog = _losses()
     train.add_argument(
         "--base", type=Path, required=True, metavar="VAE", help="VAE to start from: a file, or a diffusers folder"
     )
@@ -199,8 +206,9 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--batch", type=int, metavar="N", help="pictures a step and device")
     train.add_argument("--crop", type=int, metavar="N", help="side of the training pictures in pixels")
     train.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe, repeatable"
-    )
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="any other setting of the recipe, repeatable; those of the losses stand below",
+    )  # fmt: skip
     train.add_argument("--resume", action="store_true", help="go on with the run that writes --out, if there is one")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", help="cuda (default where there is one), cuda:1, mps, cpu")
@@ -208,6 +216,19 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--log-dir", type=Path, metavar="DIR", help="log for TensorBoard")
     train.add_argument("--save-minutes", type=float, default=10.0, metavar="N", help="between two saves (default: 10)")
     train.add_argument("--save-steps", type=int, metavar="N", help="also save every so many steps")
+
+
+def _losses() -> str:
+    """Their settings, as a list for `--help`."""
+    width = shutil.get_terminal_size().columns - 2
+    lines = ["losses: settings for --set, with the values of recipe quick"]
+    for setting in settings_of(LOSSES):
+        name = f"  {setting.name}={setting.default}"
+        text = f"{name:<{HELP_COLUMN}}{setting.text}"
+        if len(name) + 2 > HELP_COLUMN:
+            lines, text = [*lines, name], " " * HELP_COLUMN + setting.text
+        lines += textwrap.wrap(text, width, subsequent_indent=" " * HELP_COLUMN, drop_whitespace=True)
+    return "\n".join(lines)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

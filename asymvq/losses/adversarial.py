@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .table import Widget, setting
+
 MAX_WEIGHT = 1e4
 GROUPS = 8
+SMALLEST_JUDGED = 32
+"""Pixels: what the discriminator's convolutions need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    adversarial: float = setting(
+        0.0,
+        "Weight of the adversarial loss of a discriminator: sharper pictures, but less stable training. For thousands "
+        "of pictures.",
+        widget=Widget(100, 0.05),
+    )
+    """On top of the adaptive weight."""
+    adversarial_start: int = setting(
+        0, "The step at which the adversarial loss begins.", widget=Widget(maximum=10_000_000)
+    )
+
+
+def check(recipe: Any) -> None:
+    """
+    Raises:
+        ValueError: crops too small to be judged, or a last layer that does not learn.
+    """
+    if not recipe.adversarial:
+        return
+    if recipe.crop < SMALLEST_JUDGED:
+        raise ValueError(f"Expected crop to be ≥ {SMALLEST_JUDGED} with an adversarial loss, but got {recipe.crop}.")
+    if recipe.copying:
+        raise ValueError(
+            "Expected copying or an adversarial loss, but got both: copying freezes the layer at which the "
+            "adversarial loss is weighed. Set one of them to 0."
+        )
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -9,15 +9,37 @@ count many times; those that look like other colours of the picture are left to 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .table import Term, setting
 
 FACTOR = 30.0
 """The middle of the paper's 20 to 40; always the same, so that a step does not depend on chance."""
 DEGREE = 5
 RIDGE = 1e-4
 """Of the mean square of the polynomials: pictures of few colours leave them undetermined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    amplified: float = setting(
+        0.0, "Weight of colour errors in edited pixels under a strong contrast (PixPerfect).", reconstructs=True
+    )
+
+
+def term(recipe: Any, device: torch.device) -> Term | None:
+    if not recipe.amplified:
+        return None
+
+    def weighted(output: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, log = amplified_loss(output, target, mask=mask)
+        return recipe.amplified * loss, log
+
+    return weighted
 
 
 def amplified_loss(output: Tensor, target: Tensor, *, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .table import Term, Widget, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    l1: float = setting(1.0, "Weight of the absolute error.", reconstructs=True)
+    l2: float = setting(0.0, "Weight of the squared error, which is what PSNR measures.", reconstructs=True)
+    border: float = setting(
+        2.0,
+        "Extra weight of errors in edited pixels right next to kept ones, where a seam would show.",
+        widget=Widget(100, 0.5),
+    )
+    border_width: int = setting(4, "How far from kept pixels border counts, in pixels.", positive=True)
+
+
+def term(recipe: Any, device: torch.device) -> Term:
+    """Of any recipe: it reports the errors in kept and in edited pixels."""
+
+    def weighted(output: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        weights = None
+        if recipe.border:
+            weights = border_weights(mask, weight=recipe.border, width=recipe.border_width)
+        return pixel_loss(output, target, mask=mask, weights=weights, l1=recipe.l1, l2=recipe.l2)
+
+    return weighted
 
 
 def border_weights(mask: Tensor, *, weight: float, width: int) -> Tensor:

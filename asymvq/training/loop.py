@@ -40,7 +40,7 @@ from .resume import known_to_run
 from .signals import deferred
 from .start import decoder_digest, frozen_digest, needs_pictures, started
 from .state import State, optimizer_tensors, pack, restore_optimizer, state_folder, unpack
-from .step import Criterion
+from .step import Criterion, reconstruction_terms
 
 logger = logging.getLogger(__name__)
 
@@ -233,12 +233,8 @@ class Training:
             self.discriminator_optimizer = torch.optim.Adam(
                 self.discriminator.parameters(), lr=recipe.lr, betas=recipe.betas
             )
-        lpips = None
-        if recipe.lpips and recipe.steps:
-            from ..perceptual import load_lpips
-
-            lpips = load_lpips(self.device)
-        self.criterion = Criterion(recipe, lpips, self.discriminator)
+        terms = reconstruction_terms(recipe, self.device) if recipe.steps else []
+        self.criterion = Criterion(recipe, terms, self.discriminator)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         slow = self.recipe.decoder_lr if self.recipe.start is Start.GROW else 1.0

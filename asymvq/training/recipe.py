@@ -8,9 +8,7 @@ from enum import Enum
 from typing import Any
 
 from ..config import ConditionKind
-
-SMALLEST_JUDGED = 32
-"""Pixels: what the discriminator's convolutions need."""
+from ..losses import LOSSES, settings_of
 
 
 class Start(str, Enum):
@@ -32,8 +30,8 @@ class Precision(str, Enum):
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a decoder is trained. The defaults are the recipe "quick"."""
+class Recipe(*(loss.settings for loss in reversed(LOSSES))):
+    """How a decoder is trained, with every loss's own settings. The defaults are the recipe "quick"."""
 
     steps: int = 4000
     """Optimiser steps."""
@@ -67,21 +65,6 @@ class Recipe:
     latent_noise: float = 0.05
     """Deviation of the noise added to those latents, relative to each latent's own."""
 
-    l1: float = 1.0
-    l2: float = 0.0
-    """Of the squared error: what PSNR measures."""
-    lpips: float = 1.0
-    ssim: float = 0.0
-    amplified: float = 0.0
-    """Of colour errors under a strong contrast (`asymvq.losses.amplified`)."""
-    adversarial: float = 0.0
-    """Weight of the hinge GAN, on top of the adaptive one."""
-    adversarial_start: int = 0
-    """The step at which it sets in."""
-    border: float = 2.0
-    """Extra weight of generated pixels next to kept ones, in l1 and l2."""
-    border_width: int = 4
-    """Pixels."""
     composed: bool = False
     """The losses see the source's kept pixels in the output, as in the result of an exact decode: the network need not
     learn to draw them."""
@@ -128,22 +111,14 @@ class Recipe:
     """torch.compile: faster after minutes of compilation, where a compiler is at hand."""
 
     def __post_init__(self) -> None:
-        positive = (
-            "steps",
-            "batch",
-            "accumulate",
-            "crop",
-            "border_width",
-            "mask_scale",
-            "lr",
-            "decoder_lr",
-            "measured",
-        )
+        positive = ("steps", "batch", "accumulate", "crop", "mask_scale", "lr", "decoder_lr", "measured")
         shares = ("unconditioned", "harmonise", "varying", "inside", "softened")
         weights = (
-            "l1", "l2", "lpips", "ssim", "amplified", "adversarial", "adversarial_start", "border", "latent_noise",
-            "weight_decay", "warm_up", "final_lr", "clip", "fixed_crops", "measure_steps", "patience",
+            "latent_noise", "weight_decay", "warm_up", "final_lr", "clip", "fixed_crops", "measure_steps", "patience",
         )  # fmt: skip
+        settings = tuple(settings_of(LOSSES))
+        positive += tuple(setting.name for setting in settings if setting.positive)
+        weights += tuple(setting.name for setting in settings if not setting.positive)
         for name in positive:
             _check(name, getattr(self, name), getattr(self, name) > 0 or (name == "steps" and self.steps == 0), "> 0")
         for name in shares:
@@ -154,17 +129,12 @@ class Recipe:
         _check("average", self.average, 0 <= self.average < 1, "≥ 0 and < 1")
         low, high = self.crop_scale
         _check("crop_scale", self.crop_scale, 0 < low <= high <= 1, "two shares, 0 < low ≤ high ≤ 1")
-        if self.adversarial:
-            _check("crop", self.crop, self.crop >= SMALLEST_JUDGED, f"≥ {SMALLEST_JUDGED} with an adversarial loss")
-        if self.adversarial and self.copying:
-            raise ValueError(
-                "Expected copying or an adversarial loss, but got both: copying freezes the layer at which the "
-                "adversarial loss is weighed. Set one of them to 0."
-            )
-        if not (self.l1 or self.l2 or self.lpips or self.ssim or self.amplified):
-            raise ValueError(
-                "Expected a weight above 0 for at least one of l1, l2, lpips, ssim and amplified, but got none."
-            )
+        for loss in LOSSES:
+            loss.check(self)
+        enough = [setting.name for setting in settings if setting.reconstructs]
+        if not any(getattr(self, name) for name in enough):
+            names = f"{', '.join(enough[:-1])} and {enough[-1]}"
+            raise ValueError(f"Expected a weight above 0 for at least one of {names}, but got none.")
 
     def to_dict(self) -> dict[str, Any]:
         """As `json.dumps` takes it, and `from_dict` takes back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..losses import (
-    PatchDiscriminator,
-    adaptive_weight,
-    amplified_loss,
-    border_weights,
-    generator_loss,
-    perceptual_loss,
-    pixel_loss,
-    structure_loss,
-)
+from ..losses import LOSSES, PatchDiscriminator, Term, adaptive_weight, generator_loss
 from .data import Batch
 from .recipe import Recipe
 
@@ -52,40 +43,39 @@ def sample_latent(mean: Tensor, deviation: Tensor, batch: Batch, own: tuple[Tens
     return torch.where(kept, own[0] + own[1] * noise, latent)
 
 
+def reconstruction_terms(recipe: Recipe, device: torch.device) -> list[Term]:
+    """What the losses of the table compute under a recipe, with the networks that they need.
+
+    Raises:
+        ValueError: weights of such a network are not there.
+    """
+    terms = (loss.term(recipe, device) for loss in LOSSES)
+    return [term for term in terms if term is not None]
+
+
 @dataclass(frozen=True)
 class Criterion:
     """The sum of a recipe's losses (arXiv 2306.04632, with the recipe's additions).
 
     Args:
-        lpips: from `asymvq.perceptual.load_lpips`, where the recipe has a weight for it.
-        discriminator: likewise.
+        terms: from `reconstruction_terms`, of the recipe.
+        discriminator: where the recipe has a weight for it.
     """
 
     recipe: Recipe
-    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+    terms: Sequence[Term]
     discriminator: PatchDiscriminator | None = None
 
     def reconstruction(self, output: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pixel errors, LPIPS, SSIM and amplified differences as weighted by the recipe, of (B, 3, H, W) in [-1, 1].
+        """All losses but the adversarial one, as weighted by the recipe, of (B, 3, H, W) in [-1, 1].
 
         Args:
-            mask: (B, 1, H, W) of 0 and 1, 1 = generated.
+            mask: (B, 1, H, W) of 0 and 1, 1 = edited.
         """
-        recipe = self.recipe
-        weights = None
-        if recipe.border:
-            weights = border_weights(mask, weight=recipe.border, width=recipe.border_width)
-        loss, log = pixel_loss(output, image, mask=mask, weights=weights, l1=recipe.l1, l2=recipe.l2)
-        if self.lpips is not None:
-            perceptual, figures = perceptual_loss(output, image, distance=self.lpips)
-            loss, log = loss + recipe.lpips * perceptual, log | figures
-        if recipe.ssim:
-            structure, figures = structure_loss(output, image)
-            loss, log = loss + recipe.ssim * structure, log | figures
-        if recipe.amplified:
-            contrast, figures = amplified_loss(output, image, mask=mask)
-            loss, log = loss + recipe.amplified * contrast, log | figures
-        return loss * (image[0].numel() if recipe.sum_pixels else 1), log
+        terms = [term(output, image, mask) for term in self.terms]
+        loss = sum((loss for loss, _ in terms[1:]), terms[0][0])
+        log = {name: figure for _, figures in terms for name, figure in figures.items()}
+        return loss * (image[0].numel() if self.recipe.sum_pixels else 1), log
 
     def adversarial(
         self, reconstruction: Tensor, output: Tensor, *, last_layer: nn.Conv2d

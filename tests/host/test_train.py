@@ -6,14 +6,17 @@ import importlib
 import math
 import re
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_loss import DEFAULT, NAME, TEXT, library_with_toy
 
 from asymvq.autoencoders import AutoencoderConfig
 
+from .conftest import PACK
 from .test_nodes import run, stock, write_vae
 
 STOCK = AutoencoderConfig(
@@ -216,3 +219,27 @@ def test_every_loss_map_can_be_drawn(host, values):
     picture = run(host, "AsymVQLossPlot", loss_map={"loss": values}, title="Loss")
     assert picture.shape == (1, 480, 960, 3)
     assert picture.std() > 0.01
+
+
+def test_the_node_takes_its_losses_from_the_table(host, tmp_path):
+    """A toy loss comes last on the node, so that saved workflows keep their places, and is trained with."""
+    package = ModuleType("host_pack_with_toy")
+    package.__path__ = [str(PACK)]
+    with library_with_toy(package) as module:
+        train = module("nodes.train")
+        ours = [spec.id for spec in host.nodes.NODE_CLASS_MAPPINGS["AsymVQTrain"].define_schema().inputs]
+        inputs = train.AsymVQTrain.define_schema().inputs
+        assert [spec.id for spec in inputs] == [*ours, NAME]
+        toy = inputs[-1]
+        assert (toy.default, toy.min, toy.max, toy.step, toy.optional) == (DEFAULT, 0, 8.0, 0.5, True)
+        assert toy.tooltip == TEXT
+        recipe = train._recipe({"recipe": "fidelity", "ssim": 0.5, NAME: 4.0}, 9, torch.device("cpu"))
+        assert (recipe.steps, recipe.ssim, recipe.darkness) == (9, 0.5, 4.0)
+
+
+def test_losses_beside_the_recipe_have_one_value_in_all_recipes(host):
+    """Their widget, which does not change with the recipe, shows the default."""
+    train, recipes = host.pack("nodes.train"), host.pack("asymvq.training.recipe")
+    for name, setting in train._loss_settings().items():
+        if name not in train.LOSSES_IN_RECIPE:
+            assert {getattr(recipe, name) for recipe in recipes.RECIPES.values()} == {setting.default}
