@@ -15,6 +15,7 @@ from .memory_model import decode_bytes
 from .network import Grid
 from .precision import run_finite
 from .values import image_values
+from .walk import Report
 
 
 class AsymmetricAutoencoder(nn.Module):
@@ -55,6 +56,9 @@ class AsymmetricAutoencoder(nn.Module):
     def takes_condition(self) -> bool:
         """Whether it can be shown an image and a mask; a stock VAE cannot."""
         return self.config.condition is not None
+
+    reports = True
+    """See `asymvq.network.Network`."""
 
     def place(self) -> tuple[torch.device, torch.dtype]:
         """What it computes on, and in; where an argument of a host's does not say otherwise."""
@@ -125,6 +129,7 @@ class AsymmetricAutoencoder(nn.Module):
         image: Tensor | None = None,
         mask: Tensor | None = None,
         striped: bool | None = None,
+        report: Report | None = None,
     ) -> Tensor:
         """The network's picture, (B, 3, H, W) in about [-1, 1], of the latent's type; float32 where half overflowed.
 
@@ -134,6 +139,8 @@ class AsymmetricAutoencoder(nn.Module):
             mask: (B, 1, H, W) in [0, 1], 1 = edited. Given with `image`, or not at all.
             striped: whether to compute in stripes, which takes less memory and records no gradients; None: where it
                 pays and no gradients are recorded.
+            report: called between two steps with the share of the work that is done; what it raises ends the decode.
+                Where half precision overflowed, it begins again.
 
         Raises:
             ValueError: shapes that do not fit, one of `image` and `mask` alone, a VAE without a condition, or numbers
@@ -142,11 +149,11 @@ class AsymmetricAutoencoder(nn.Module):
         check_decode_arguments(self.config, latent, image=image, mask=mask)
         if striped is None:
             striped = lean.pays(self, latent) and not _records_gradients(latent, image, mask, *self.parameters())
-        run = partial(lean.decode, self) if striped else self._pixels
+        run = partial(partial(lean.decode, self) if striped else self._pixels, report=report)
         return run_finite(run, self, "decoding", latent=latent, image=image, mask=mask)
 
-    def _pixels(self, latent: Tensor, *, image: Tensor | None, mask: Tensor | None) -> Tensor:
-        return self.decoder(self.network_latent(latent), image=image, mask=mask)
+    def _pixels(self, latent: Tensor, *, image: Tensor | None, mask: Tensor | None, report: Report | None) -> Tensor:
+        return self.decoder(self.network_latent(latent), image=image, mask=mask, report=report)
 
     def network_latent(self, latent: Tensor) -> Tensor:
         """What the decoder takes for a latent: unpacked, in the network's own scale, after `post_quant_conv`."""

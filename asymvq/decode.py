@@ -76,7 +76,8 @@ def decode(
         overlap: what neighbouring tiles share, in pixels; a quarter of the tile by default.
         keep: "exact" or "network".
         batch: pictures, or tiles of one size, that go through the network at once.
-        progress: called after each of them.
+        progress: called with (done, total) after each of them, and with a fraction of `done` within each where the
+            network can tell (`asymvq.runtime.Progress`). What it raises ends the decode.
         harmonise: 0 to 1, how far the edit's colours and light are made to continue the kept ones
             (`asymvq.harmonise`). With a condition everything is decoded a second time, without it, to see what drifts.
             Under keep="network" nothing is harmonised: that is the network's own picture.
@@ -292,9 +293,10 @@ class _Counter:
     """Progress over all runs of the network, of which each part reports only its own."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.count = progress, total, 0
+        self.progress, self.total, self.before = progress, total, 0
 
-    def __call__(self, *_: int) -> None:
-        self.count += 1
+    def __call__(self, done: float, of_part: int) -> None:
         if self.progress is not None:
-            self.progress(self.count, self.total)
+            self.progress(self.before + done, self.total)
+        if done == of_part:
+            self.before += of_part

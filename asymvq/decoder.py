@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch.nn.functional as F
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from .conditions import condition_of
 from .conditions.blend import blend, reduce_mask
 from .config import Config
+from .cost import step_costs
 from .layers import Blocks, Middle, Ops, Stage, UpLevel
-from .walk import ConditionPoint, Run, Step
+from .walk import ConditionPoint, Report, Run, Step, reported
 from .widening import Widening
 
 __all__ = ["Decoder", "blend", "reduce_mask"]
@@ -41,13 +43,12 @@ class Decoder(nn.Module):
         self.condition_encoder = condition_of(config, ops)
 
     def enter(self, latent: Tensor) -> Tensor:
-        """The latent's features, before the coarsest level."""
-        h = self.conv_in(latent)
-        return h if self.mid is None else self.mid(h)
+        """The latent's first features."""
+        return self.conv_in(latent)
 
     def walk(self) -> list[Step]:
         """All of the decoder, in order: the one description that every way to run it follows."""
-        steps: list[Step] = [Run(self.enter)]
+        steps: list[Step] = [Run(self.enter), *([] if self.mid is None else self.mid.walk())]
         for i, level in reversed(list(enumerate(self.up))):
             assert isinstance(level, UpLevel)
             steps += [ConditionPoint(i + 1), *level.walk()]
@@ -57,7 +58,21 @@ class Decoder(nn.Module):
     def last_stage(self) -> Stage:
         return Stage(self.conv_out, self.norm_out, None if self.norm_out is None else F.silu)
 
-    def forward(self, latent: Tensor, *, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def reported_walk(self, latent: Tensor, report: Report | None, *, conditioned: bool) -> Iterable[Step]:
+        """The walk; `report` hears of each step's end."""
+        steps = self.walk()
+        if report is None:
+            return steps
+        return reported(steps, step_costs(self, steps, latent, conditioned=conditioned), report, latent.device)
+
+    def forward(
+        self,
+        latent: Tensor,
+        *,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+        report: Report | None = None,
+    ) -> Tensor:
         """(B, C, h, w) to (B, 3, H, W) in about [-1, 1].
 
         `image` (B, 3, H, W) in [-1, 1] and `mask` (B, 1, H, W) in [0, 1], 1 = edited, are given both or neither.
@@ -67,7 +82,7 @@ class Decoder(nn.Module):
             assert self.condition_encoder is not None
             condition = self.condition_encoder.prepare(image, mask)
         h = latent
-        for step in self.walk():
+        for step in self.reported_walk(latent, report, conditioned=condition is not None):
             if isinstance(step, Run):
                 h = step(h)
             elif condition is not None:

@@ -166,11 +166,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.squeeze(1).transpose(1, 2).reshape(b, c, h, w)
 
 
-class Attention(Part):
-    """Single-head self-attention over all positions; projections are 1×1 convolutions as in LDM."""
+class AnyAttention(Part):
+    """Single-head self-attention over all positions."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+
+class Attention(AnyAttention):
+    """Its projections are 1×1 convolutions as in LDM."""
 
     def __init__(self, channels: int, norm: Callable[[int], nn.Module], ops: Ops):
-        super().__init__()
+        super().__init__(channels)
         self.norm = norm(channels)
         self.q = ops.Conv2d(channels, channels, kernel_size=1)
         self.k = ops.Conv2d(channels, channels, kernel_size=1)
@@ -191,11 +199,11 @@ class Attention(Part):
         widening.conv(self.proj_out, old.proj_out)
 
 
-class FusedAttention(Part):
-    """As `Attention`, with one projection for query, key and value."""
+class FusedAttention(AnyAttention):
+    """With one projection for query, key and value."""
 
     def __init__(self, channels: int, norm: Callable[[int], nn.Module], ops: Ops):
-        super().__init__()
+        super().__init__(channels)
         self.norm = norm(channels)
         self.to_qkv = ops.Conv2d(channels, 3 * channels, kernel_size=1)
         self.proj = ops.Conv2d(channels, channels, kernel_size=1)
@@ -267,8 +275,13 @@ class Middle(Part):
         self.attn_1 = blocks.attention(channels)
         self.block_2 = blocks.residual(channels, channels)
 
+    def walk(self) -> list[Run]:
+        return [Run(self.block_1), Run(self.attn_1), Run(self.block_2)]
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        for step in self.walk():
+            x = step(x)
+        return x
 
     def grow_from(self, old: Middle, widening: Widening) -> None:
         self.block_1.grow_from(old.block_1, widening)

@@ -9,6 +9,7 @@ convolution, and so do the condition's maps at full resolution.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from .config import Config
 from .decoder import Decoder
 from .layers import Residual, Stage, Upsample
 from .stripes import stripe_values, stripes
-from .walk import Run
+from .walk import Report, Run
 
 if TYPE_CHECKING:
     from .autoencoder import AsymmetricAutoencoder
@@ -44,7 +45,12 @@ def pays_for(config: Config, latent_size: tuple[int, int], device: torch.device)
 
 @torch.no_grad()
 def decode(
-    vae: AsymmetricAutoencoder, latent: Tensor, *, image: Tensor | None = None, mask: Tensor | None = None
+    vae: AsymmetricAutoencoder,
+    latent: Tensor,
+    *,
+    image: Tensor | None = None,
+    mask: Tensor | None = None,
+    report: Report | None = None,
 ) -> Tensor:
     """As `vae.decode`, without gradients, picture by picture.
 
@@ -52,6 +58,7 @@ def decode(
         latent: (B, C, h, w).
         image: (B, 3, H, W) in [-1, 1], H = h · factor; with `mask` or not at all.
         mask: (B, 1, H, W) in [0, 1], 1 = generated.
+        report: called after each step.
 
     Returns:
         (B, 3, H, W) in about [-1, 1].
@@ -60,13 +67,18 @@ def decode(
     pictures: list[Tensor] = []
     for i in range(z.shape[0]):
         condition = None if image is None or mask is None else (image[i : i + 1], mask[i : i + 1])
-        pictures.append(_decode_one(vae.decoder, z[i : i + 1], condition))
+        of_one = None if report is None else partial(_of_batch, report, i, z.shape[0])
+        pictures.append(_decode_one(vae.decoder, z[i : i + 1], condition, of_one))
     return torch.cat(pictures) if len(pictures) > 1 else pictures[0]
 
 
-def _decode_one(decoder: Decoder, latent: Tensor, given: tuple[Tensor, Tensor] | None) -> Tensor:
+def _of_batch(report: Report, before: int, count: int, share: float) -> None:
+    report((before + share) / count)
+
+
+def _decode_one(decoder: Decoder, latent: Tensor, given: tuple[Tensor, Tensor] | None, report: Report | None) -> Tensor:
     condition, h = None, latent
-    for step in decoder.walk():
+    for step in decoder.reported_walk(latent, report, conditioned=given is not None):
         if isinstance(step, Run):
             h = _striped(step.part, h)
         elif given is not None:

@@ -28,7 +28,11 @@ class Grid(Protocol):
 
 
 class Network(Grid, Protocol):
-    """`asymvq.decode` takes any of these. `AsymmetricAutoencoder` is one."""
+    """`asymvq.decode` takes any of these. `AsymmetricAutoencoder` is one.
+
+    They may have one more attribute, `reports`: true where `decode` also takes the keyword `report`, a function that it
+    calls between two steps with the share of its work that is done (`asymvq.walk.Report`).
+    """
 
     @property
     def takes_condition(self) -> bool:

@@ -10,8 +10,10 @@ import torch
 
 from .network import Network
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after each piece of work. What it raises ends the decode."""
+Progress = Callable[[float, int], None]
+"""Called with (done, total): how many of the runs of the network, which are tiles or pictures, are done. A whole number
+after each of them, a fraction between two steps within one. Where memory runs out it begins again, with another total.
+What it raises ends the decode."""
 
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "could not create a primitive")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .masks import edited
 from .network import Network
-from .runtime import Runtime
+from .runtime import Progress, Runtime
 from .source import Source
 from .tiles import Plan, Tile, feather
 
@@ -59,6 +61,7 @@ def run_plan(
     plans = len(plan.pictures)
     weights = torch.zeros(plans, 1, *output.shape[-2:], device=latent.device)
     work = list(groups(plan, (0, count), batch))
+    progress = runtime.progress
     for done, group in enumerate(work, 1):
         z = torch.cat([tile.of(latent[i : i + 1]) for i, tile in group])
         image = mask = None
@@ -68,7 +71,10 @@ def run_plan(
             mask = edited(torch.cat([part.crop(part.mask, tile, factor) for part, tile in parts]))
             image = image.masked_fill(mask, 0.0)  # what it holds there, NaN too, does not matter
             image, mask = image.to(*place), mask.to(*place)
-        decoded = network.decode(z.to(*place), image=image, mask=mask).to(output)
+        within: dict[str, Any] = {}
+        if progress is not None and getattr(network, "reports", False):
+            within["report"] = partial(_report, progress, done - 1, len(work))
+        decoded = network.decode(z.to(*place), image=image, mask=mask, **within).to(output)
         for (i, tile), pixels in zip(group, decoded, strict=True):
             if tile == whole:
                 output[i] = pixels
@@ -78,11 +84,15 @@ def run_plan(
             tile.of(output[i], factor).add_(pixels * share)
             if i < plans:
                 tile.of(weights[i], factor).add_(share)
-        if runtime.progress is not None:
-            runtime.progress(done, len(work))
+        if progress is not None:
+            progress(done, len(work))
     for i in range(count):
         _finish(output[i], weights[i % plans], None if source is None else source.slice(i, i + 1))
     return output, weights
+
+
+def _report(progress: Progress, before: int, total: int, share: float) -> None:
+    progress(before + share, total)
 
 
 def _finish(output: Tensor, weights: Tensor, source: Source | None) -> None:

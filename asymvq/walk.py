@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+Report = Callable[[float], None]
+"""Called with the share of a network's work that is done, above 0 and below 1. What it raises ends the work."""
 
 
 class Run(NamedTuple):
@@ -28,3 +32,27 @@ class ConditionPoint(NamedTuple):
 
 
 Step = Run | ConditionPoint
+
+
+def reported(steps: Sequence[Step], costs: Sequence[float], report: Report, device: torch.device) -> Iterator[Step]:
+    """The steps, one after another; `report` hears of each that costs something when the device is done with it, but
+    not of the last.
+
+    Args:
+        costs: of each step, in any unit.
+        device: that computes them. A GPU is waited for: it takes orders long before it follows them.
+    """
+    total, done = sum(costs), 0.0
+    for step, cost in zip(steps, costs, strict=True):
+        yield step
+        done += cost
+        if cost and done < total:
+            _wait_for(device)
+            report(done / total)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type in ("cuda", "xpu"):
+        getattr(torch, device.type).synchronize(device)

@@ -240,7 +240,7 @@ class TestSizes:
             progress=lambda *step: done.append(step),
         )  # fmt: skip
         whole = asymvq.decode(vae, latent, image=image, mask=mask, region="full")
-        assert done == [(i, 9) for i in range(1, 10)]
+        assert [step for step in done if step[0] == int(step[0])] == [(i, 9) for i in range(1, 10)]
         assert tiled.shape == whole.shape
         assert (tiled - whole).abs().mean() < 0.25 * whole[(mask > 0).expand_as(whole)].std()
 

@@ -14,6 +14,9 @@ from ..pictures import prepare_output, read_mask, read_raster, write_picture
 from .devices import load_vae, out_of_memory_says, parse_device
 from .latents import read_latent
 
+SHARE_OF_WORK = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+"""A progress bar without counts."""
+
 
 def run(args: argparse.Namespace) -> None:
     prepare_output(args.out, (".png",))
@@ -28,9 +31,9 @@ def run(args: argparse.Namespace) -> None:
     image = None if source is None else source.image()
     mask = None if args.mask is None else read_mask(args.mask)
     vae = load_vae(args.vae, dtype=args.dtype, device=parse_device(args.device), base=args.base_vae)
-    with tqdm(unit="tile", leave=False, disable=None) as bar:
+    with tqdm(bar_format=SHARE_OF_WORK, leave=False, disable=None) as bar:
 
-        def progress(done: int, total: int) -> None:
+        def progress(done: float, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     advice = "Tiles of 256 pixels do not fit either: close other programs, or choose another --device or --dtype."
     with tqdm(unit="tile", leave=False, disable=None) as bar:
 
-        def progress(done: int, total: int) -> None:
+        def progress(done: float, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 

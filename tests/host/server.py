@@ -102,6 +102,13 @@ class Server:
 
     def texts(self, prompt: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Queues a graph as a browser does, and gives what is to be shown on nodes, by their numbers, until it ends."""
+        for kind, data in self.events(prompt):
+            assert kind not in ("execution_error", "execution_interrupted"), data
+            if kind == "text":
+                yield data["node"], data["text"]
+
+    def events(self, prompt: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Queues a graph as a browser does, and gives what the browser is told, kind and data, until it ends."""
         loop, events = asyncio.new_event_loop(), self._events(prompt)
         try:
             while True:
@@ -112,7 +119,7 @@ class Server:
             loop.run_until_complete(events.aclose())
             loop.close()
 
-    async def _events(self, prompt: dict[str, Any]) -> AsyncGenerator[tuple[str, str], None]:
+    async def _events(self, prompt: dict[str, Any]) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         async with aiohttp.ClientSession(self.url) as session, session.ws_connect("/ws?clientId=test") as socket:
             async with session.post("/prompt", json={"prompt": prompt, "client_id": "test"}) as answer:
                 reply = await answer.json()
@@ -121,12 +128,13 @@ class Server:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     kind, length = struct.unpack(">II", message.data[:8])
                     if kind == TEXT_EVENT:
-                        yield message.data[8 : 8 + length].decode(), message.data[8 + length :].decode()
+                        node, text = message.data[8 : 8 + length].decode(), message.data[8 + length :].decode()
+                        yield "text", {"node": node, "text": text}
                     continue
                 event = message.json()
-                if event["type"].startswith("execution_") and event["data"].get("prompt_id") == reply["prompt_id"]:
-                    assert event["type"] not in ("execution_error", "execution_interrupted"), event
-                    if event["type"] == "execution_success":
+                if event["data"].get("prompt_id") == reply["prompt_id"]:
+                    yield event["type"], event["data"]
+                    if event["type"] in ("execution_success", "execution_error", "execution_interrupted"):
                         return
 
     def wait_for(self, number: str) -> dict[str, Any]:

@@ -206,3 +206,24 @@ def texts_on_nodes(server: Server, prompt: dict[str, Any]) -> dict[str, str]:
 def test_a_mistake_is_explained_and_the_server_goes_on(server: Server, change, more_nodes, message) -> None:
     assert message in error_of(server.run(changed(change, **more_nodes)))
     saved_picture(server, server.run(changed({"grow_mask": 1})))
+
+
+@pytest.mark.parametrize("kind", ["AsymVQDecode", "VAEDecode"])
+def test_one_full_decode_shows_progress_and_is_stopped_within(server: Server, kind: str) -> None:
+    wires = {"samples": ["latent", 0], "vae": ["vae", 0]}
+    more = {"keep": "exact", "grow_mask": 0, "tiling": "off", "tile_size": 512, "overlap": 64, "region": "auto"}
+    prompt = {
+        "vae": {"class_type": "AsymVQLoader", "inputs": node_of(QUICKSTART, "AsymVQLoader")["inputs"]},
+        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 1536, "height": 1024, "batch_size": 1}},
+        "decode": {"class_type": kind, "inputs": wires | (more if kind == "AsymVQDecode" else {})},
+        "preview": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+    }
+    shares, last = [], None
+    for last, data in server.events(prompt):
+        if last == "progress" and data["node"] == "decode":
+            shares.append(data["value"] / data["max"])
+            if len(shares) == 2:
+                server.post("/interrupt", {})
+    assert last == "execution_interrupted"
+    assert data["node_id"] == "decode"
+    assert 0 < shares[0] < shares[-1] < 0.9
