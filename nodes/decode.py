@@ -27,7 +27,7 @@ class AsymVQDecode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="AsymVQDecode",
-            display_name="Asymmetric VQGAN Decode",
+            display_name="Asymmetric VQGAN Decode (Inpaint)",
             category=CATEGORY,
             description=(
                 "Decodes an edited latent together with the source picture and the mask: what the mask keeps stays as "

@@ -40,8 +40,8 @@ def test_the_archive_holds_what_the_host_needs_and_no_more() -> None:
     assert needed <= entries
     assert entries <= needed | {"README.md", "CHANGELOG.md", "SECURITY.md", "locales"}
     assert "asymvq/assets/demo.safetensors" in names
-    for page in (PACK / "web" / "docs").glob("*.md"):
-        assert f"web/docs/{page.name}" in names
+    for page in (PACK / "web" / "docs").rglob("*.md"):
+        assert page.relative_to(PACK).as_posix() in names
     assert sum((PACK / name).stat().st_size for name in names) < LARGEST
 
 

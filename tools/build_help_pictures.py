@@ -2,16 +2,18 @@
 
     python tools/build_help_pictures.py http://127.0.0.1:8188
 
-Takes the address of a running ComfyUI with this pack, for pictures of nodes as its frontend draws them; Chromium and
-Playwright have to be installed. The others are made from the bundled pictures and the bundled VAE: again after another
-`demo.safetensors`.
+Takes the address of a running ComfyUI with this pack and (empty) files of the names in GRAPHS, for pictures of graphs
+as its frontend draws them; Chromium and Playwright have to be installed. The others are made from the bundled pictures
+and the bundled VAE, two of them by a short training: again after another `demo.safetensors`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,38 @@ from PIL import Image, ImageDraw, ImageFont
 
 import asymvq
 from asymvq.cli.demo import edit
+from asymvq.crop import box_around
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import kept_error
+from asymvq.paint_by_example import ExampleFit, fit_example
 from asymvq.panel import Decoded, draw_panel
 from asymvq.pictures import open_picture, read_mask, read_picture
+from asymvq.training.data import Pictures
+from asymvq.training.loop import Training
+from asymvq.training.plot import draw_losses
+from asymvq.training.preview import Preview
+from asymvq.training.recipe import RECIPES
 
 ROOT = Path(__file__).parents[1]
 ASSETS, PAGES = ROOT / "asymvq" / "assets", ROOT / "web" / "docs"
-NODES = {
-    "save": "AsymVQSave", "train": "AsymVQTrain", "loss_plot": "AsymVQLossPlot", "crop": "AsymVQCropAroundMask",
-    "pbe_loader": "AsymVQPaintByExampleLoader", "pbe_head": "AsymVQPaintByExampleHeadLoader",
-    "pbe_conditioning": "AsymVQPaintByExampleConditioning",
+CONDITIONING = "AsymVQPaintByExampleConditioning"
+GRAPHS: dict[str, tuple[list[tuple[str, str, int, int]], list[tuple[int, str, int, str]]]] = {
+    # nodes with a file's name and their places, and wires from an output of one to an input of another
+    "pbe_loader": (
+        [("AsymVQPaintByExampleLoader", "paint_by_example.safetensors", 0, 0), (CONDITIONING, "", 330, 0),
+         ("KSampler", "", 720, 0)],
+        [(0, "MODEL", 2, "model"), (0, "CLIP_VISION", 1, "clip_vision"), (0, "PBE_HEAD", 1, "head"),
+         (0, "VAE", 1, "vae"), (1, "positive", 2, "positive"), (1, "negative", 2, "negative"),
+         (1, "latent", 2, "latent_image")],
+    ),
+    "pbe_head": (
+        [("AsymVQPaintByExampleHeadLoader", "image_encoder.safetensors", 0, 80),
+         ("CLIPVisionLoader", "clip_vit_large_14.safetensors", 0, -40), ("VAELoader", "sd15_vae.safetensors", 0, 200),
+         (CONDITIONING, "", 370, 0)],
+        [(1, "CLIP_VISION", 3, "clip_vision"), (0, "PBE_HEAD", 3, "head"), (2, "VAE", 3, "vae")],
+    ),
 }  # fmt: skip
+SEEN_AND_WATCHED = ("example.png", "picture.png")
 ORANGE, PAPER, INK = (240, 130, 40), (250, 250, 248), (30, 30, 30)
 
 
@@ -88,8 +110,50 @@ def results() -> dict[str, Image.Image]:
                               ("example", picture_of(example))]),
         "compare": draw_panel(image[0], mask[0], decodes),
         "random_mask": row([(f"mask {i + 1}", picture) for i, picture in enumerate(masks)], 200),
+        "save": row(saved(vae, latent, kept, image, mask)),
         **edits(image, mask),
+        **by_example(image, example),
     }  # fmt: skip
+
+
+def saved(vae: asymvq.AsymmetricAutoencoder, latent: torch.Tensor, kept: Image.Image, image: torch.Tensor,
+          mask: torch.Tensor) -> list[tuple[str, Image.Image]]:  # fmt: skip
+    """The same decode after the VAE was written and read again."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "saved.safetensors"
+        asymvq.save(vae, path, dtype=torch.float16)
+        again = picture_of(asymvq.decode(asymvq.load(path, dtype=torch.float32), latent, image=image, mask=mask))
+    difference = np.abs(np.asarray(again, dtype=int) - np.asarray(kept)) * 10
+    return [
+        ("Before saving", kept),
+        ("Saved as fp16, loaded again", again),
+        ("Differences, 10x", Image.fromarray(difference.clip(0, 255).astype(np.uint8))),
+    ]
+
+
+def by_example(image: torch.Tensor, example: torch.Tensor) -> dict[str, Image.Image]:
+    """What Paint by Example is shown: the picture without what is masked, and a square of the example."""
+    height, width = image.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    mask = ((x - 0.25 * width) ** 2 + (y - 0.35 * height) ** 2 < (0.22 * height) ** 2).float()[None, None]
+    squares = [(fit.value, picture_of(fit_example((example + 1) / 2, fit) * 2 - 1)) for fit in ExampleFit]
+    shown = [("mask on image", tinted(picture_of(image), mask)), ("shown: kept", picture_of(image * (1 - mask)))]
+    return {"pbe_conditioning": row([*shown, *squares], 200)}
+
+
+def trained() -> dict[str, Image.Image]:
+    """A short training of the bundled VAE on one picture, watched on the other."""
+    vae = asymvq.load(ASSETS / "demo.safetensors", dtype=torch.float32)
+    recipe = dataclasses.replace(RECIPES["fidelity"], steps=300, batch=4, crop=96, average=0.98)
+    seen, watched = (Pictures([ASSETS / name], crop=96, crop_scale=recipe.crop_scale) for name in SEEN_AND_WATCHED)
+    with tempfile.TemporaryDirectory() as folder:
+        training = Training(vae, vae.config, seen, recipe, out=Path(folder) / "a.safetensors", held_out=watched)
+        for _ in training:
+            pass
+        return {
+            "train": Preview(training).draw(),
+            "loss_plot": draw_losses({"loss": training.history["loss"]}),
+        }
 
 
 def edits(image: torch.Tensor, mask: torch.Tensor) -> dict[str, Image.Image]:
@@ -106,32 +170,39 @@ def edits(image: torch.Tensor, mask: torch.Tensor) -> dict[str, Image.Image]:
     part, part_mask, crop = asymvq.crop_for_inpainting(image, spot)
     edit_ = torch.lerp(part, part * 0.6 + torch.tensor([0.4, -0.35, -0.3])[None, :, None, None], part_mask)
     stitched, source = asymvq.stitch(crop, edit_), picture_of(image)
+    square = box_around(spot, size=256)
+    framed = tinted(source, spot)
+    ImageDraw.Draw(framed).rectangle(
+        (square.left, square.top, square.left + square.width - 1, square.top + square.height - 1), None, "white", 4
+    )
     return {
         "harmonise": row([("An edit that drifted, pasted", picture_of(pasted)),
                           ("Harmonise Edit", picture_of(mended)), ("Source", source)]),
         "align": row([("Source", source), ("Edit, shifted: differences", picture_of((shifted - drifted).abs() * 2 - 1)),
                       ("Align Edit: differences", picture_of((aligned - drifted).abs() * 2 - 1))]),
+        "crop": row([("Picture, orange: masked", framed), ("Crop Around Mask", picture_of(square.of(image)))]),
         "inpaint_crop": row([("Picture, orange: masked", tinted(source, spot)),
                              ("Crop for Inpainting", picture_of(part))]),
         "stitch": row([("The edited part", picture_of(edit_)), ("Stitch Back", picture_of(stitched))]),
     }  # fmt: skip
 
 
-def nodes(url: str) -> dict[str, Image.Image]:
-    """Nodes as the frontend draws them."""
+def graphs(url: str) -> dict[str, Image.Image]:
+    """Nodes and their wires as the frontend draws them."""
     from playwright.sync_api import sync_playwright
 
     shots: dict[str, Image.Image] = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1200})
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(url)
         page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph", timeout=120_000)
         page.wait_for_timeout(2000)
         page.keyboard.press("Escape")  # a first start shows the templates
-        for name, kind in NODES.items():
-            page.evaluate(PLACE, kind)
-            page.wait_for_timeout(1500)  # its size is known once it is drawn
+        page.evaluate("app.extensionManager.setting.set('Comfy.NodeBadge.NodeSourceBadgeMode', 'None')")
+        for name, (nodes, wires) in GRAPHS.items():
+            page.evaluate(PLACE, [nodes, wires])
+            page.wait_for_timeout(1500)  # sizes are known once they are drawn
             box: list[float] = page.evaluate(MEASURE)
             clip: Any = dict(zip(("x", "y", "width", "height"), box, strict=True))
             with open_picture(io.BytesIO(page.screenshot(clip=clip))) as shot:
@@ -140,27 +211,38 @@ def nodes(url: str) -> dict[str, Image.Image]:
     return shots
 
 
-PLACE = """kind => {
+PLACE = """([nodes, wires]) => {
     app.rootGraph.clear()
-    const node = LiteGraph.createNode(kind)
-    app.rootGraph.add(node)
-    node.pos = [0, 0]
-    app.canvas.ds.scale = 1.4
-    app.canvas.ds.offset = [160, 130]
+    const placed = nodes.map(([kind, file, x, y]) => {
+        const node = LiteGraph.createNode(kind)
+        app.rootGraph.add(node)
+        if (file) node.widgets[0].value = file
+        node.pos = [x, y]
+        return node
+    })
+    for (const [from, output, to, input] of wires) {
+        const source = placed[from].outputs.findIndex(slot => slot.name === output)
+        placed[from].connect(source, placed[to], placed[to].inputs.findIndex(slot => slot.name === input))
+    }
+    app.canvas.ds.scale = 1.1
+    app.canvas.ds.offset = [160, 200]
     app.canvas.setDirty(true, true)
 }"""
 MEASURE = """() => {
-    const node = app.rootGraph.nodes[0]
-    const [x, y, width, height] = node.boundingRect
+    const boxes = app.rootGraph.nodes.map(node => Array.from(node.boundingRect))
+    const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])))
+    const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])))
     const rect = app.canvas.canvas.getBoundingClientRect()
-    const scale = app.canvas.ds.scale
-    const left = rect.left + (x + 160) * scale, top = rect.top + (y + 130) * scale
-    return [left - 16, top - 2, width * scale + 32, height * scale + 18]
+    const { scale, offset } = app.canvas.ds
+    return [
+        rect.left + (left + offset[0]) * scale - 16, rect.top + (top + offset[1]) * scale - 12,
+        (right - left) * scale + 32, (bottom - top) * scale + 24
+    ]
 }"""
 
 
 def main() -> None:
-    for name, picture in {**results(), **nodes(sys.argv[1])}.items():
+    for name, picture in {**results(), **trained(), **graphs(sys.argv[1])}.items():
         picture.thumbnail((1280, 1280), Image.Resampling.LANCZOS)
         picture.save(PAGES / f"{name}.jpg", quality=86, optimize=True)
         print(f"{name}.jpg: {picture.width} × {picture.height}")

@@ -68,8 +68,10 @@ def test_the_workflows_are_offered(server: Server) -> None:
 @pytest.mark.parametrize("page", sorted((PACK / "web" / "docs").glob("*.md")), ids=lambda page: page.stem)
 def test_help_is_served_for_a_node(server: Server, page: Path) -> None:
     assert page.stem in server.get(f"/object_info/{page.stem}")
-    with urllib.request.urlopen(f"{server.url}/extensions/pack.under_any-name/docs/{page.name}", timeout=60) as answer:
-        assert answer.read() == page.read_bytes()
+    for file in (page, *page.with_suffix("").glob("*.md")):
+        url = f"{server.url}/extensions/pack.under_any-name/docs/{file.relative_to(page.parent)}"
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            assert answer.read() == file.read_bytes()
 
 
 def test_quickstart_keeps_what_the_mask_keeps(server: Server) -> None:
