@@ -5,7 +5,8 @@
     python bench/decode.py --against CHECKOUT    also the time of another version's decodes, of presets with a condition
 
 Full decodes of either, then mask-local ones of ours, with random weights. What has no condition is decoded plainly, and
-mask-locally pasted into the source. Diffusers has no TAEF2. Times are medians of calls that take turns.
+mask-locally pasted into the source. Diffusers has no TAEF2. Times are the shortest of calls that take turns, in seconds
+of the clock and of the processor: the latter is to be gone by where a machine has other work too.
 Memory is what a decode adds at its peak: on a CPU the resident memory of a process of its own, on CUDA the allocator's.
 The share of peak is that of the device's speed at a product of 4096² matrices in the same type.
 """
@@ -14,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,19 +53,20 @@ WORKER = """
 import sys, time
 import torch
 import asymvq
-clock = getattr(time, sys.argv[4])
 case = torch.load(sys.argv[1], weights_only=True)
 vae = asymvq.load(sys.argv[2], dtype=case["latent"].dtype, device=case["latent"].device)
 given = {"image": case["image"], "mask": case["mask"], "region": sys.argv[3], "keep": "network"}
 with torch.inference_mode():
     for line in sys.stdin:
-        start = clock()
+        start = time.perf_counter(), time.process_time()
         asymvq.decode(vae, case["latent"], **given)
         if case["latent"].device.type == "cuda":
             torch.cuda.synchronize()
-        print(clock() - start, flush=True)
+        print(time.perf_counter() - start[0], time.process_time() - start[1], flush=True)
 """
-"""Another version of this package, which answers each line with the seconds of a decode."""
+"""Another version of this package, which answers each line with a decode's seconds, by the clock and the processor's."""
+Times = tuple[float, float]
+"""Seconds by the clock, and the processor's."""
 
 
 def random_vae(preset: str, folder: Path) -> None:
@@ -136,11 +138,11 @@ class Case:
         return lambda: asymvq.decode(vae, self.latent, **given, region=region, keep=keep)
 
     @contextlib.contextmanager
-    def elsewhere(self, checkout: Path, folder: Path, clock: str) -> Iterator[Callable[[], float]]:
+    def elsewhere(self, checkout: Path, folder: Path) -> Iterator[Callable[[], Times]]:
         """The seconds of a full decode by the package in `checkout`, in a process of its own."""
         file = folder.parent / "case.pt"
         torch.save({"latent": self.latent, "image": self.image, "mask": self.mask}, file)
-        command = [sys.executable, "-c", WORKER, str(file), str(folder), "full", clock]
+        command = [sys.executable, "-c", WORKER, str(file), str(folder), "full"]
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=checkout
@@ -148,10 +150,11 @@ class Case:
         assert process.stdin is not None
         assert process.stdout is not None
 
-        def once() -> float:
+        def once() -> Times:
             print(file=process.stdin, flush=True)
             assert process.stdout is not None
-            return float(process.stdout.readline())
+            by_clock, processors = process.stdout.readline().split()
+            return float(by_clock), float(processors)
 
         try:
             yield once
@@ -168,6 +171,12 @@ def resident(name: str) -> int:
     raise SystemExit(f"Expected {name} in /proc/self/status: memory on a CPU is measured on Linux alone.")
 
 
+def trimmed() -> int:
+    """Bytes that are resident, after free memory that the process still held, and would use first, was given back."""
+    ctypes.CDLL(None).malloc_trim(0)
+    return resident("VmRSS")
+
+
 @torch.inference_mode()
 def peak_memory(decode: Callable[[], Tensor], device: str) -> int:
     if device.startswith("cuda"):
@@ -176,7 +185,7 @@ def peak_memory(decode: Callable[[], Tensor], device: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         decode()
         return torch.cuda.max_memory_allocated() - before
-    before = resident("VmRSS")
+    before = trimmed()
     decode()
     return resident("VmHWM") - before
 
@@ -192,34 +201,36 @@ def memory_alone(args: argparse.Namespace, preset: str, size: int, mask: str | N
 
 
 @torch.inference_mode()
-def seconds(
-    decodes: dict[str, Callable[[], Tensor | float]], repeats: int, device: str, clock: str = "perf_counter"
-) -> dict[str, float]:
-    """Medians of calls that take turns, after one that does not count. What gives a number has taken its own time."""
-    taken: dict[str, list[float]] = {who: [] for who in decodes}
-    now: Callable[[], float] = getattr(time, clock)
+def seconds(decodes: dict[str, Callable[[], Tensor | Times]], repeats: int, device: str) -> dict[str, Times]:
+    """The least of calls that take turns, after one that does not count. What gives times has taken its own."""
+    taken: dict[str, list[Times]] = {who: [] for who in decodes}
     for turn in range(repeats + 1):
         for who, decode in decodes.items():
-            start = now()
+            start = time.perf_counter(), time.process_time()
             result = decode()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
+            times = time.perf_counter() - start[0], time.process_time() - start[1]
             if turn or repeats == 0:
-                taken[who].append(result if isinstance(result, float) else now() - start)
-    return {who: statistics.median(times) for who, times in taken.items()}
+                taken[who].append(result if isinstance(result, tuple) else times)
+    return {who: (min(t[0] for t in times), min(t[1] for t in times)) for who, times in taken.items()}
 
 
-def flops(decode: Callable[[], Tensor | float]) -> int:
+def flops(decode: Callable[[], Tensor | Times]) -> int:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         decode()
     return counter.get_total_flops()
 
 
-def peak_speed(device: str, dtype: torch.dtype, clock: str) -> float:
-    """FLOP/s of a matrix product, the best of five."""
+def peak_speed(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a matrix product, the best of five: on a CPU, of the processor's time."""
     a = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
-    best = min(seconds({"product": lambda: a @ a}, 1, device, clock)["product"] for _ in range(5))
-    return 2 * MATRIX**3 / best
+    return 2 * MATRIX**3 / _computing(seconds({"product": lambda: a @ a}, 5, device)["product"], device)
+
+
+def _computing(times: Times, device: str) -> float:
+    """Seconds of all cores together; of a GPU, whose processor only waits, by the clock."""
+    return times[1] / torch.get_num_threads() if device == "cpu" else times[0]
 
 
 def measure(args: argparse.Namespace, preset: str, size: int, folder: Path, peak: float) -> list[dict[str, Any]]:
@@ -229,7 +240,7 @@ def measure(args: argparse.Namespace, preset: str, size: int, folder: Path, peak
     whos: list[tuple[str, str | None]] = [("ours", None), *(("local", mask) for mask in masks)]
     if _has_peer(CONFIGS[preset]):
         whos.insert(0, ("diffusers", None))
-    decodes: dict[str, Callable[[], Tensor | float]] = {}
+    decodes: dict[str, Callable[[], Tensor | Times]] = {}
     for who, mask in whos:
         row: dict[str, Any] = {"preset": preset, "size": size, "who": who, "mask": mask}
         rows.append(row)
@@ -243,23 +254,24 @@ def measure(args: argparse.Namespace, preset: str, size: int, folder: Path, peak
         if args.against:
             row = {"preset": preset, "size": size, "who": "against", "mask": None}
             rows.append(row)
-            once = Case(args, preset, size, None).elsewhere(args.against.resolve(), folder, args.clock)
+            once = Case(args, preset, size, None).elsewhere(args.against.resolve(), folder)
             timed["against None"] = stack.enter_context(once)
-        taken = seconds(timed, args.repeats, args.device, args.clock)
+        taken = seconds(timed, args.repeats, args.device)
     for row in rows:
         key = f"{row['who']} {row['mask']}"
         if key in taken:
-            row["seconds"] = taken[key]
+            row["seconds"], row["processor"] = taken[key]
         if key in decodes:
             row["flops"] = flops(decodes[key])
-            row["share_of_peak"] = row["flops"] / taken[key] / peak
+            row["share_of_peak"] = row["flops"] / _computing(taken[key], args.device) / peak
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| decoder, picture | decode | seconds | ÷ diffusers | peak MiB | ÷ diffusers | TFLOP | share of peak |",
-        "|---|---|---|---|---|---|---|---|",
+        "| decoder, picture | decode | seconds | ÷ diffusers | processor s | ÷ diffusers | peak MiB | ÷ diffusers "
+        "| TFLOP | share of peak |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     names = {"ours": "ours, full", "diffusers": "diffusers", "against": "ours, the other version, full"}
     for row in rows:
@@ -268,12 +280,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         name = names.get(row["who"], f"ours, mask {row['mask']}")
         cells = [f"{row['preset']}, {row['size']}²", name]
         if "seconds" not in row:
-            cells += [row.get("error", "")] + [""] * 5
+            cells += [row.get("error", "")] + [""] * 7
         else:
-            both = ("seconds", "memory")
-            ratios = [f"{row[key] / reference[key]:.3g}" if key in reference and key in row else "" for key in both]
-            cells += [f"{row['seconds']:.3g}", ratios[0]]
-            cells += [f"{row['memory'] / 2**20:.0f}", ratios[1]] if "memory" in row else ["", ""]
+            for key, unit, form in (("seconds", 1, ".3g"), ("processor", 1, ".3g"), ("memory", 2**20, ".0f")):
+                ratio = f"{row[key] / reference[key]:.3g}" if key in reference and key in row else ""
+                cells += [f"{row[key] / unit:{form}}" if key in row else "", ratio]
             cells += [f"{row['flops'] / 1e12:.3g}", f"{row['share_of_peak']:.0%}"] if "flops" in row else ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -292,10 +303,6 @@ def main() -> None:
     parser.add_argument(
         "--against", type=Path, metavar="CHECKOUT", help="of another version, whose time to measure too"
     )
-    parser.add_argument(
-        "--clock", choices=["perf_counter", "process_time"], default="perf_counter",
-        help="process_time: the processor's seconds, on a machine that has other work too",
-    )  # fmt: skip
     parser.add_argument("--json", type=Path)
     parser.add_argument("--alone", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -305,7 +312,7 @@ def main() -> None:
         print(peak_memory(case.decoder(who, Path(folder)), args.device))
         return
 
-    peak = peak_speed(args.device, TYPES[args.dtype], args.clock)
+    peak = peak_speed(args.device, TYPES[args.dtype])
     print(f"{args.device}, {args.dtype}, {torch.get_num_threads()} threads, {peak / 1e12:.3g} TFLOP/s at best\n")
     rows: list[dict[str, Any]] = []
     for preset in args.preset:

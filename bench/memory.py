@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from decode import CONFIGS, TYPES, resident
+from decode import CONFIGS, TYPES, resident, trimmed
 
 from asymvq import lean
 from asymvq.autoencoder import AsymmetricAutoencoder
@@ -47,7 +47,7 @@ def measured(preset: str, size: int, run: str, dtype: torch.dtype, device: str) 
         torch.cuda.reset_peak_memory_stats()
         once(size)
         return torch.cuda.max_memory_allocated() - before
-    before = resident("VmRSS")
+    before = trimmed()
     Path("/proc/self/clear_refs").write_text("5")  # the highest is counted from here on
     once(size)
     return resident("VmHWM") - before
