@@ -64,7 +64,7 @@ with torch.inference_mode():
             torch.cuda.synchronize()
         print(time.perf_counter() - start[0], time.process_time() - start[1], flush=True)
 """
-"""Another version of this package, which answers each line with a decode's seconds, by the clock and the processor's."""
+"""Another version of this package, which answers each line with a decode's seconds, as `Times`."""
 Times = tuple[float, float]
 """Seconds by the clock, and the processor's."""
 

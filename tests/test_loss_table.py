@@ -106,7 +106,7 @@ def test_impossible_values_are_refused(name):
 
 
 def test_the_documentation_lists_them(tables):
-    for path, node in tables.PAGES.items():
-        text = path.read_text("utf-8")
-        assert tables.page(text, node=node) == text, "run python tools/build_loss_tables.py"
+    assert len(tables.PAGES) > 2
+    for path in tables.PAGES:
+        assert tables.page(path) == path.read_text("utf-8"), "run python tools/build_loss_tables.py"
     assert f"| `l2` | {SETTINGS['l2'].text} | 0 | 0 | 0 |" in (PACK / "docs" / "training.md").read_text("utf-8")
