@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from enum import Enum
 
 import torch
 from torch import Tensor
 
 from .crop import Box
-from .harmonise import harmonise as harmonised
+from .harmonise import Picture, check_frames, harmonise_each
 from .masks import alpha, edited
 from .runtime import Progress
 from .source import Source, fit_pictures, nearest
@@ -81,6 +83,7 @@ def paste(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     called: str = "edited picture",
+    frames: int = 1,
 ) -> Tensor:
     """Edited pictures, wherever they come from, put into their source picture by picture.
 
@@ -99,12 +102,14 @@ def paste(
         dtype: of the result, float32 by default. Where it differs from the image's, kept pixels are rounded.
         progress: called after each picture.
         called: what an error calls one of `pictures`.
+        frames: so many results in a row are frames of one video, harmonised steadily (`asymvq.harmonise`).
 
     Returns:
         (B, C, H, W), of the source's size. Where the mask keeps, it is the source bit for bit.
 
     Raises:
-        ValueError: sizes or counts that do not fit, values out of range or not finite, or a strength outside 0 to 1.
+        ValueError: sizes or counts that do not fit, values out of range or not finite, a strength outside 0 to 1, or
+            frames that do not divide the number of results.
     """
     check_strength(harmonise)
     if pictures.ndim != 4 or pictures.shape[1] < 3:
@@ -117,42 +122,54 @@ def paste(
         )
     source = fit_pictures(pictures, image=image, mask=mask, factor=factor, image_range=image_range, called=called)
     count = max(source.count, pictures.shape[0])
+    check_frames(frames, count)
     result = torch.empty(
         count, pictures.shape[1], *source.image.shape[-2:], dtype=dtype or torch.float32, device=pictures.device
     )
-    for i in range(count):
-        part, picture = source.slice(i, i + 1), pictures[i % len(pictures)][None].to(result.dtype)
-        if harmonise and keep is Keep.EXACT:
-            picture = harmonised_part(
-                picture, part, harmonise, factor=factor, image_range=image_range, noise_mask=noise_mask
-            )
-        result[i] = compose(picture, part, keep)[0]
+    edits = (pictures[i % len(pictures)][None].to(result.dtype) for i in range(count))
+    if harmonise and keep is Keep.EXACT:
+        parts = ((picture, source.slice(i, i + 1)) for i, picture in enumerate(edits))
+        edits = harmonised_parts(
+            parts, harmonise, factor=factor, image_range=image_range, noise_mask=noise_mask, frames=frames
+        )
+    for i, picture in enumerate(edits):
+        result[i] = compose(picture, source.slice(i, i + 1), keep)[0]
         if progress is not None:
             progress(i + 1, count)
     return result
 
 
-def harmonised_part(
-    picture: Tensor,
-    part: Source,
+def harmonised_parts(
+    parts: Iterable[tuple[Tensor, Source]],
     strength: float,
     *,
     factor: int = 1,
     image_range: tuple[float, float] = (-1.0, 1.0),
     noise_mask: bool = False,
-) -> Tensor:
-    """`picture` (1, C, h, w), the window of `part`, harmonised where that edits it; in any range of values."""
+    frames: int = 1,
+) -> Iterator[Tensor]:
+    """Pictures (1, C, h, w), each the window of its source, harmonised where that edits them; in any range of values.
+
+    Of a video they come a few frames behind what was taken of `parts`.
+    """
     low, high = image_range
     middle, half, cell = (low + high) / 2, (high - low) / 2, factor if factor > 1 else CELL
-    colours = picture[:, :3].float()
-    signed = (colours - middle) / half
-    source = (part.crop(part.image)[:, :3].to(colours) - middle) / half
-    shown = edited(part.crop(part.mask)).to(colours.device)
-    change = harmonised(signed, image=source, mask=shown, strength=strength, factor=cell, noise_mask=noise_mask)
-    change = change.sub_(signed)
-    # only what changes is added: where nothing does, no rounding of the ranges is seen either
-    changed = torch.where(change == 0, colours, (colours + change * half).clamp(low, high))
-    return torch.cat([changed.to(picture.dtype), picture[:, 3:]], dim=1)
+    waiting: deque[Tensor] = deque()
+
+    def signed() -> Iterator[Picture]:
+        for picture, part in parts:
+            waiting.append(picture)
+            colours = picture[0, :3].float()
+            image = (part.crop(part.image)[0, :3].to(colours) - middle) / half
+            yield Picture((colours - middle) / half, image, edited(part.crop(part.mask))[0])
+
+    for harmonised in harmonise_each(signed(), strength=strength, factor=cell, noise_mask=noise_mask, frames=frames):
+        picture = waiting.popleft()
+        colours = picture[:, :3].float()
+        change = harmonised - (colours - middle) / half
+        # only what changes is added: where nothing does, no rounding of the ranges is seen either
+        changed = torch.where(change == 0, colours, (colours + change * half).clamp(low, high))
+        yield torch.cat([changed.to(picture.dtype), picture[:, 3:]], dim=1)
 
 
 def check_strength(harmonise: float) -> None:

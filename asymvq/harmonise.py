@@ -20,13 +20,18 @@ pixel has.
 With a noise mask, latent cells that the mask does not touch are the source's own. What kept pixels away from it err by
 then comes from normalisation over the whole picture. It tells of the edit where that continues the picture; where its
 content is another, only the mask's surroundings do.
+
+Of a video, what is estimated from the frames around each is averaged, so that it does not flicker. Frames whose
+corrections differ inside the mask, as after a cut or where the light changes, count less.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from types import EllipsisType
 
 import torch
@@ -63,6 +68,10 @@ CONTINUED, JUMP = 0.4, 0.15
 RING = 1.25
 """Latent cells that an edited one reaches over the mask's border, the decoder's own reach included."""
 EVIDENCE_STEPS = 6
+FRAMES = 2
+"""Of a video, before and after each frame: those whose estimates are averaged."""
+STEADY = 0.03
+"""Root mean square, in [-1, 1], of what two frames' corrections differ by: with it a weight falls as a Gaussian."""
 DETAIL = 0.5
 """Latent cells: what is finer in a conditional decode is its own; what is coarser, the harmonised plain decode's."""
 
@@ -78,6 +87,7 @@ def harmonise(
     witness: Tensor | None = None,
     noise_mask: bool = False,
     in_place: bool = False,
+    frames: int = 1,
 ) -> Tensor:
     """`decoded` with the edited pixels' colours and light made to continue the kept ones'. Compose afterwards.
 
@@ -96,40 +106,81 @@ def harmonise(
         noise_mask: whether the latent was made with a noise mask, so that cells that the mask does not touch are the
             source's own.
         in_place: whether `decoded` may be overwritten, which saves a copy of it. Not where gradients are recorded.
+        frames: so many pictures in a row are frames of one video; 1: each stands for itself. What is estimated of a
+            frame is averaged with what is of the FRAMES before and after it, where they agree, so that colours and
+            light do not flicker.
 
     Returns:
         (B, 3, H, W) of the dtype of `decoded`, computed in float32. Kept pixels stay as decoded; so does all where no
         pixel is kept or none is edited.
 
     Raises:
-        ValueError: shapes or counts that do not fit, or a strength outside 0 to 1.
+        ValueError: shapes or counts that do not fit (the number of pictures is a multiple of `frames`), or a strength
+            outside 0 to 1.
     """
     _check(decoded, image, mask, strength, plain, witness)
+    check_frames(frames, decoded.shape[0])
     if strength == 0:
         return decoded
     result = decoded if in_place else decoded.clone()
-    with torch.autocast(decoded.device.type, enabled=False):
-        for i in range(decoded.shape[0]):
-            source, covered = (t[i % t.shape[0]].to(decoded.device) for t in (image, mask))
-            parts = _surroundings(covered[0])
-            if parts is None:
-                continue
-            around, inside = parts
-            edited = covered[0][around] > 0
-            base = decoded if plain is None else plain
-            there, below = decoded[i][inside], base[i][inside].float()
-            known = None if witness is None else witness[i % len(witness)][around].to(decoded.device)
-            part = _Inside(around, inside, edited)
-            correction = _estimate(
-                below, base[i][around].float(), source[around].float(), part, known, factor, noise_mask
-            )
-            if correction is None:
-                continue
-            if plain is not None:
-                correction = _low_pass(below + correction - there.float(), part.edited, factor * DETAIL)
-            corrected = torch.where(part.edited, there.float() + strength * correction, there.float())
-            result[i][inside] = corrected.to(decoded.dtype)
+
+    def of(given: Tensor | None, i: int) -> Tensor | None:
+        return None if given is None else given[i % len(given)]
+
+    pictures = (
+        Picture(result[i], image[i % len(image)], mask[i % len(mask)], of(plain, i), of(witness, i))
+        for i in range(len(result))
+    )
+    for _ in harmonise_each(pictures, strength=strength, factor=factor, noise_mask=noise_mask, frames=frames):
+        pass
     return result
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One of those that `harmonise` takes: shapes and values as there, without the batch."""
+
+    decoded: Tensor
+    image: Tensor
+    mask: Tensor
+    plain: Tensor | None = None
+    witness: Tensor | None = None
+    at: tuple[int, int] = (0, 0)
+    """Row and column of its first pixel in a video's frame, of which it may be a part."""
+
+
+def harmonise_each(
+    pictures: Iterable[Picture], *, strength: float, factor: int, noise_mask: bool, frames: int = 1
+) -> Iterator[Tensor]:
+    """`decoded` of each picture, harmonised in place, in their order. Arguments as `harmonise`.
+
+    Of a video a frame comes once the FRAMES after it were taken: a long one takes the memory of a few.
+    """
+    estimates = (_Estimate.of(picture, factor, noise_mask) for picture in pictures)
+    while (first := next(estimates, None)) is not None:
+        video = chain([first], islice(estimates, frames - 1))
+        for one, others in _beside(video, FRAMES if frames > 1 else 0):
+            one.correct(others, strength, factor)
+            yield one.decoded
+
+
+def _beside(video: Iterable[_Estimate], reach: int) -> Iterator[tuple[_Estimate, list[_Drift]]]:
+    """Each frame, with what is estimated of up to `reach` before and after it."""
+    before: deque[_Drift | None] = deque(maxlen=reach)
+    waiting: deque[_Estimate] = deque()
+
+    def first() -> tuple[_Estimate, list[_Drift]]:
+        one = waiting.popleft()
+        others = [*before, *(other.drift for other in waiting)]
+        before.append(one.drift)
+        return one, [drift for drift in others if drift is not None]
+
+    for estimate in video:
+        waiting.append(estimate)
+        if len(waiting) > reach:
+            yield first()
+    while waiting:
+        yield first()
 
 
 Part = tuple[EllipsisType, slice, slice]
@@ -182,17 +233,17 @@ def _any_edited(mask: Tensor, dim: int) -> Tensor:
 
 
 def _estimate(
-    decoded: Tensor,
     plain: Tensor,
     image: Tensor,
     part: _Inside,
     known: Tensor | None,
     factor: int,
     noise_mask: bool,
-) -> Tensor | None:
-    """What to add to `decoded` (3, h, w), the mask's box, of use where it is edited; None where nothing tells.
+    at: tuple[int, int],
+) -> _Drift | None:
+    """What the mask's surroundings, plain and image (3, H, W), tell; None where that is nothing.
 
-    plain and image: (3, H, W), its surroundings; known: (1, H, W) bool, likewise.
+    known: (1, H, W) bool, what of them was decoded. at: as `_Drift` has it.
     """
     size = (plain.shape[-2], plain.shape[-1])
     blocks = _reduce(plain, image, ~part.edited_around)
@@ -213,21 +264,106 @@ def _estimate(
         trust = (continued / CONTINUED).clamp(max=1).square()
         of_whole = torch.isin(groups, torch.tensor(WHOLE_PICTURE, device=groups.device))
         coefficients = coefficients * torch.where(of_whole, trust, 1)[:, None]
-    near = part.near(seen.position)
-    position, dual = seen.position[near], dual[near]
+    return _Drift(
+        at, size, seen.position, dual, coefficients, coefficients[groups == COLOUR_GROUP].T, middle, root,
+        limit=2 * seen.residual.detach().abs().amax(dim=0)[:, None, None], step=max(CELL // 2, 2 * blocks.side),
+    )  # fmt: skip
 
-    def smooth(points: Tensor) -> Tensor:
-        """All but the colour map, (N, 3) at (N, 2) points inside the mask."""
-        ones = torch.ones_like(points[:, :1])
-        at, _ = _features(points, 0 * ones.expand(-1, 3), ones, size)
-        return at @ coefficients + _kernel(points, position) @ dual
 
-    field = _on_grid(smooth, part.edited, part.offset, max(CELL // 2, 2 * blocks.side))
-    colour = _bounded(decoded, middle, root).flatten(1)
-    correction = field + (coefficients[groups == COLOUR_GROUP].T @ colour).reshape(decoded.shape)
-    # the ring shows a part of what is inside; nothing beyond twice what is seen is believed
-    limit = 2 * seen.residual.detach().abs().amax(dim=0)[:, None, None]
-    return correction.clamp(-limit, limit)
+@dataclass(frozen=True)
+class _Drift:
+    """What is estimated of one picture, as a function of position and colour."""
+
+    at: tuple[int, int]
+    """Row and column of the frame at which its surroundings begin."""
+    size: tuple[int, int]
+    """Of its surroundings."""
+    position: Tensor
+    """(N, 2), rows and columns in its surroundings, of what was observed."""
+    dual: Tensor
+    """(N, 3), the kernel's coefficients."""
+    coefficients: Tensor
+    """(P, 3), those of `_features`."""
+    colour_map: Tensor
+    """(3, 3), of the colours that `_bounded` gives with `middle` and `root`."""
+    middle: Tensor
+    root: Tensor
+    limit: Tensor
+    """(3, 1, 1): the ring shows a part of what is inside; nothing beyond twice what is seen is believed."""
+    step: int
+    """Pixels of the grid on which it is evaluated."""
+
+    def inside(self, part: _Inside, decoded: Tensor, at: tuple[int, int], step: int) -> Tensor:
+        """What to add to `decoded` (3, h, w), the mask's box, of use where it is edited.
+
+        part, at: the box in its surroundings, and where they begin in the frame. step: of the grid, pixels.
+        """
+        shift = torch.tensor(at, device=decoded.device) - torch.tensor(self.at, device=decoded.device)
+        near = part.near(self.position - shift)
+        position, dual = self.position[near], self.dual[near]
+
+        def smooth(points: Tensor) -> Tensor:
+            """All but the colour map, (N, 3) at (N, 2) points inside the mask."""
+            points = points + shift
+            ones = torch.ones_like(points[:, :1])
+            values, _ = _features(points, 0 * ones.expand(-1, 3), ones, self.size)
+            return values @ self.coefficients + _kernel(points, position) @ dual
+
+        field = _on_grid(smooth, part.edited, part.offset, step)
+        colour = _bounded(decoded, self.middle, self.root).flatten(1)
+        correction = field + (self.colour_map @ colour).reshape(decoded.shape)
+        return correction.clamp(-self.limit, self.limit)
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A picture and what was estimated of it, if there is something to correct and something tells."""
+
+    decoded: Tensor
+    plain: Tensor | None = None
+    part: _Inside | None = None
+    drift: _Drift | None = None
+
+    @classmethod
+    def of(cls, picture: Picture, factor: int, noise_mask: bool) -> _Estimate:
+        device = picture.decoded.device
+        covered = picture.mask.to(device)[0]
+        parts = _surroundings(covered)
+        if parts is None:
+            return cls(picture.decoded)
+        around, inside = parts
+        part = _Inside(around, inside, covered[around] > 0)
+        base = picture.decoded if picture.plain is None else picture.plain
+        known = None if picture.witness is None else picture.witness[around].to(device)
+        image = picture.image.to(device)[around].float()
+        at = (picture.at[0] + around[1].start, picture.at[1] + around[2].start)
+        with torch.autocast(device.type, enabled=False):
+            drift = _estimate(base[around].float(), image, part, known, factor, noise_mask, at)
+        return cls(picture.decoded, None if picture.plain is None else picture.plain[inside], part, drift)
+
+    def correct(self, others: Sequence[_Drift], strength: float, factor: int) -> None:
+        """In place; `others` are what is estimated of frames beside it."""
+        if self.part is None or self.drift is None:
+            return
+        there, edited = self.decoded[self.part.inside], self.part.edited
+        below = (there if self.plain is None else self.plain).float()
+        with torch.autocast(there.device.type, enabled=False):
+            own, *theirs = (d.inside(self.part, below, self.drift.at, self.drift.step) for d in (self.drift, *others))
+            correction = _steady(own, theirs, edited)
+            if self.plain is not None:
+                correction = _low_pass(below + correction - there.float(), edited, factor * DETAIL)
+            corrected = torch.where(edited, there.float() + strength * correction, there.float())
+        self.decoded[self.part.inside] = corrected.to(there.dtype)
+
+
+def _steady(own: Tensor, theirs: Sequence[Tensor], edited: Tensor) -> Tensor:
+    """Mean of corrections (3, h, w), those of other frames weighted by how near they are to `own` where edited."""
+    total, weights = own, 1.0
+    for other in theirs:
+        difference = (other - own).detach()[:, edited].square().mean()
+        weight = torch.exp(-0.5 * difference / STEADY**2)
+        total, weights = total + weight * other, weights + weight
+    return total / weights
 
 
 @dataclass(frozen=True)
@@ -476,3 +612,12 @@ def _check(
                 f"Expected {name} of shape ({count} or 1, {channels}, {size[0]}, {size[1]}), as decoded is, but got "
                 f"{tuple(tensor.shape)}. Scale it to the decode's size."
             )
+
+
+def check_frames(frames: int, count: int) -> None:
+    """Raises ValueError where `count` pictures are no videos of so many frames."""
+    if frames < 1 or count % frames:
+        raise ValueError(
+            f"Expected frames to divide the number of pictures, {count}, but got {frames}. Give whole videos of so "
+            "many frames each, or 1 for pictures that stand for themselves."
+        )

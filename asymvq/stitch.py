@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compose import Keep, compose, harmonised_part
+from .compose import Keep, compose, harmonised_parts
 from .crop import Box
+from .harmonise import check_frames
 from .masks import edited, grow_mask
 from .source import Source
 from .values import image_values, mask_values
@@ -102,7 +103,12 @@ def crop_for_inpainting(
 
 
 def stitch(
-    crop: Crop, picture: Tensor, *, strength: float = 0.0, image_range: tuple[float, float] = (-1.0, 1.0)
+    crop: Crop,
+    picture: Tensor,
+    *,
+    strength: float = 0.0,
+    image_range: tuple[float, float] = (-1.0, 1.0),
+    frames: int = 1,
 ) -> Tensor:
     """Edits of a part put back into the whole picture; only what the mask edits is taken from them.
 
@@ -111,6 +117,7 @@ def stitch(
             were cut: one divides the other, the fewer are taken in turn.
         strength: 0 to 1, how far its colours are made to continue those of the kept pixels.
         image_range: of `picture` and of the picture that was cut.
+        frames: so many results in a row are frames of one video, harmonised steadily (`asymvq.harmonise`).
 
     Returns:
         (B, 3, H, W), of the whole picture's type. Where the mask keeps, it is bit for bit as it was.
@@ -139,13 +146,9 @@ def stitch(
     part = Box(start.top, start.left, height, width)
     whole = Source(image, mask, (part.top, part.left, part.height, part.width))
     if strength:
-        parts = [whole.slice(i, i + 1) for i in range(count)]
-        picture = torch.cat(
-            [
-                harmonised_part(one, source, strength, image_range=image_range)
-                for one, source in zip(picture.split(1), parts, strict=True)
-            ]
-        )
+        check_frames(frames, count)
+        parts = ((picture[i : i + 1], whole.slice(i, i + 1)) for i in range(count))
+        picture = torch.cat(list(harmonised_parts(parts, strength, image_range=image_range, frames=frames)))
     return compose(picture, whole, Keep.EXACT)
 
 

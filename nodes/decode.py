@@ -14,7 +14,7 @@ from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source, fit_source
 from . import host
 from .host import CATEGORY, say
-from .stock import decode_pictures, put_into_source
+from .stock import decode_pictures, frames_of, put_into_source
 from .tensors import image_tensor, latent_tensor, mask_tensor, require_one_size, to_image
 from .vae import AsymmetricVAE, Tiling
 
@@ -158,7 +158,7 @@ class AsymVQDecode(io.ComfyNode):
                     tooltip=(
                         "How far the edit's colours and light are made to continue the kept pixels'. 0: not at all. "
                         "With an asymmetric VAE it costs a second decode. A noise mask in the latent is taken into "
-                        "account. Not with keep network."
+                        "account. Frames of a video latent stay steady. Not with keep network."
                     ),
                 ),
             ],
@@ -210,8 +210,9 @@ class AsymVQDecode(io.ComfyNode):
             result = decode_pictures(vae, samples, tiling=Tiling(tiling), tile=tile_size, overlap=overlap)
             if pictures is not None:
                 result = put_into_source(
-                    result, vae, image=image, mask=mask, keep=Keep(keep), harmonise=harmonise, noise_mask=masked
-                )
+                    result, vae, image=image, mask=mask, keep=Keep(keep), harmonise=harmonise, noise_mask=masked,
+                    frames=frames_of(samples, result),
+                )  # fmt: skip
         if not preview:
             return io.NodeOutput(result, ui=said)
         return io.NodeOutput(result, ui={**ui.PreviewImage(_pairs(pictures, result), cls=cls).as_dict(), **said})

@@ -75,6 +75,15 @@ class AsymVQHarmonise(io.ComfyNode):
                     max=256,
                     tooltip="Pixels to grow the mask by, when the edit reaches beyond it.",
                 ),
+                io.Boolean.Input(
+                    "video",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "The pictures are frames of one video, in their order: colours and light are kept steady from "
+                        "frame to frame."
+                    ),
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The source with the edit in it.")],
             hidden=[io.Hidden.unique_id],
@@ -82,7 +91,13 @@ class AsymVQHarmonise(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, edited: Tensor, source: Tensor, mask: Tensor, strength: float = 1.0, grow_mask: int = 0
+        cls,
+        edited: Tensor,
+        source: Tensor,
+        mask: Tensor,
+        strength: float = 1.0,
+        grow_mask: int = 0,
+        video: bool = False,
     ) -> io.NodeOutput:
         pictures, image = image_tensor(edited), image_tensor(source)
         if pictures.shape[-2:] != image.shape[-2:]:
@@ -94,11 +109,12 @@ class AsymVQHarmonise(io.ComfyNode):
         mask = mask_tensor(mask, image)
         require_one_size(image, mask)
         mask = grown(mask, grow_mask)
-        in_turn({"edited": len(pictures), "source": len(image), "mask": len(mask)})
+        counts = {"edited": len(pictures), "source": len(image), "mask": len(mask)}
+        in_turn(counts)
         said = say(cls, Source(image, mask, (0, 0, *image.shape[-2:])).summary())
         result = paste(
             pictures, image=image, mask=mask, harmonise=strength, image_range=(0.0, 1.0), dtype=result_dtype(image),
-            progress=HostProgress(),
+            progress=HostProgress(), frames=max(counts.values()) if video else 1,
         )  # fmt: skip
         give_back_memory(result.device)
         return io.NodeOutput(to_image(result), ui=said)

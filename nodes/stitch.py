@@ -229,18 +229,28 @@ class AsymVQStitch(io.ComfyNode):
                     step=0.05,
                     tooltip="How far the edit's colours and light are made to continue the kept ones. 0: not at all.",
                 ),
+                io.Boolean.Input(
+                    "video",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "The pictures are frames of one video, in their order: colours and light are kept steady from "
+                        "frame to frame."
+                    ),
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The whole picture with the edit in it, widened where it was expanded.")],
         )
 
     @classmethod
-    def execute(cls, crop: Crop, image: Tensor, harmonise: float = 1.0) -> io.NodeOutput:
+    def execute(cls, crop: Crop, image: Tensor, harmonise: float = 1.0, video: bool = False) -> io.NodeOutput:
         if not isinstance(crop, Crop):
             raise ValueError(f"Expected a crop, but got {type(crop).__name__}. Connect Crop for Inpainting.")
         host.throw_exception_if_processing_interrupted()
         image = image_tensor(image)
         in_turn({"image": len(image), "crop": len(crop.image)})
-        return io.NodeOutput(to_image(stitch(crop, image, strength=harmonise, image_range=(0.0, 1.0))))
+        frames = max(len(image), len(crop.image)) if video else 1
+        return io.NodeOutput(to_image(stitch(crop, image, strength=harmonise, image_range=(0.0, 1.0), frames=frames)))
 
 
 def _is_placeholder(mask: object) -> bool:

@@ -37,8 +37,22 @@ def decode_pictures(vae: Any, samples: Any, *, tiling: Tiling, tile: int, overla
     return pictures
 
 
+def frames_of(samples: dict[str, Any], pictures: Tensor) -> int:
+    """How many of the pictures in a row are frames of one video: those of a latent that has a time."""
+    latent = samples["samples"]
+    return len(pictures) // len(latent) if latent.ndim == 5 and len(pictures) % len(latent) == 0 else 1
+
+
 def put_into_source(
-    pictures: Tensor, vae: Any, *, image: Tensor, mask: Tensor, keep: Keep, harmonise: float, noise_mask: bool
+    pictures: Tensor,
+    vae: Any,
+    *,
+    image: Tensor,
+    mask: Tensor,
+    keep: Keep,
+    harmonise: float,
+    noise_mask: bool,
+    frames: int = 1,
 ) -> Tensor:
     """Decoded pictures (B, H, W, C) into their source; what the mask keeps is the source's, bit for bit.
 
@@ -46,6 +60,7 @@ def put_into_source(
         vae: that decoded them: how much its encoder may have cropped off depends on it.
         image: (B, H, W, 3 or more), as it comes. A fourth channel counts where the pictures have one.
         mask: (B, 1, H, W) in [0, 1].
+        frames: so many pictures in a row are frames of one video (`asymvq.harmonise`).
 
     Returns:
         (B, H, W, C), of the source's size.
@@ -68,7 +83,7 @@ def put_into_source(
     result = paste(
         pictures.movedim(-1, 1), image=source, mask=mask, harmonise=harmonise, noise_mask=noise_mask, keep=keep,
         factor=spatial_factor(vae), image_range=(0.0, 1.0), dtype=result_dtype(source), progress=HostProgress(),
-        called="decoded picture",
+        called="decoded picture", frames=frames,
     )  # fmt: skip
     give_back_memory(result.device)
     return to_image(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import asymvq
 from asymvq.autoencoders import tiny
+from asymvq.harmonise import FRAMES, Picture, harmonise_each
 from asymvq.masks import random_thick_mask
 from asymvq.metrics import border_error, colour_error, masked_error
 from asymvq.pictures import cover, read_picture
@@ -274,6 +276,75 @@ class TestAnyMask:
         )
 
 
+class TestVideo:
+    @staticmethod
+    def clip(frames: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+        """(decoded, image, mask): a mask that moves, noise of each frame's own."""
+        image = picture()
+        mask = torch.cat([box(36 + 2 * t, 40 - 2 * t, 48, 48) for t in range(frames)])
+        return torch.cat([image + 0.1 + noise(0.1, t) for t in range(frames)]), image, mask
+
+    def test_a_cut_and_a_sudden_light_are_followed(self) -> None:
+        decoded, image, mask = self.clip()
+        decoded[3:] -= 0.3
+        single, video = (asymvq.harmonise(decoded, image=image, mask=mask, frames=frames) for frames in (1, 6))
+        assert masked_error(video, image.expand(6, -1, -1, -1), mask) < 1.01 * masked_error(
+            single, image.expand(6, -1, -1, -1), mask
+        )
+
+    def test_videos_of_a_batch_do_not_mix(self) -> None:
+        decoded, image, mask = self.clip()
+        both = asymvq.harmonise(decoded, image=image, mask=mask, frames=3)
+        for part in (slice(3), slice(3, 6)):
+            alone = asymvq.harmonise(decoded[part], image=image, mask=mask[part], frames=3)
+            assert torch.equal(both[part], alone)
+        assert not torch.equal(both, asymvq.harmonise(decoded, image=image, mask=mask, frames=6))
+
+    def test_a_long_one_takes_the_memory_of_a_few_frames(self) -> None:
+        decoded, image, mask = self.clip(9)
+        whole = asymvq.harmonise(decoded, image=image, mask=mask, frames=9)
+        taken = 0
+
+        def pictures() -> Iterator[Picture]:
+            nonlocal taken
+            for one, covered in zip(decoded, mask, strict=True):
+                taken += 1
+                yield Picture(one.clone(), image[0], covered)
+
+        result = harmonise_each(pictures(), strength=1.0, factor=8, noise_mask=False, frames=9)
+        for t, one in enumerate(result):
+            assert taken == min(t + 1 + FRAMES, 9)
+            assert torch.equal(one, whole[t])
+
+    def test_of_each_frame_a_part_may_be_there(self) -> None:
+        """Of a large picture, what a mask-local decode saw: the parts begin elsewhere in each frame."""
+        size, top = 384, 120
+        image = picture(size=size)
+        mask = torch.cat([box(top + 9 * t, 150, 64, 64, size) for t in range(4)])
+        decoded = torch.cat([image + 0.1 + ramp(size) + noise(0.1, t, size) for t in range(4)])
+        whole = asymvq.harmonise(decoded, image=image, mask=mask, frames=4)
+        parts = [(..., slice(top + 9 * t - 70 - t, top + 9 * t + 64 + 70), slice(80, 290)) for t in range(4)]
+        given = (
+            Picture(decoded[t][part].clone(), image[0][part], mask[t][part], at=(part[1].start, part[2].start))
+            for t, part in enumerate(parts)
+        )
+        for t, one in enumerate(harmonise_each(given, strength=1.0, factor=8, noise_mask=False, frames=4)):
+            torch.testing.assert_close(one, whole[t][parts[t]], atol=1e-5, rtol=0)
+
+    def test_frames_without_an_edit_are_passed_over(self) -> None:
+        decoded, image, mask = self.clip()
+        mask[2] = 0
+        after = asymvq.harmonise(decoded, image=image, mask=mask, frames=6)
+        assert torch.equal(after[2], decoded[2])
+        assert masked_error(after[[1, 3]], image.expand(2, -1, -1, -1), mask[[1, 3]]) < 0.011
+
+    @pytest.mark.parametrize("frames", [0, 4, 12])
+    def test_frames_that_do_not_divide(self, frames: int) -> None:
+        decoded, image, mask = self.clip()
+        with pytest.raises(ValueError, match=f"frames to divide the number of pictures, 6, but got {frames}"):
+            asymvq.harmonise(decoded, image=image, mask=mask, frames=frames)
+
+
 class TestTensors:
     def test_in_place(self) -> None:
         image, mask = picture(), MASKS["middle"]
@@ -337,12 +408,18 @@ class TestTensors:
         with torch.inference_mode():
             decoded = asymvq.decode(vae, vae.encode((images + shift).clamp(-1, 1)))
         after = asymvq.harmonise(decoded, image=images, mask=masks, factor=vae.factor)
+        video = asymvq.harmonise(decoded, image=images, mask=masks, factor=vae.factor, frames=6)
 
-        def flicker(frames: Tensor) -> float:
+        def flicker(frames: Tensor, patch: int = 1) -> float:
             errors = (frames - images) * masks
-            return (errors[1:, ..., :-step, :-step] - errors[:-1, ..., step:, step:]).square().mean().item()
+            change = errors[1:, ..., :-step, :-step] - errors[:-1, ..., step:, step:]
+            return F.avg_pool2d(change, patch).square().mean().item()
 
         assert flicker(after) < (0.8 if drift == "trembling" else most) * flicker(decoded)
+        for patch in (1, 16):
+            assert flicker(video, patch) < (0.8 if drift == "trembling" else 1.1) * flicker(decoded, patch)
+        one_by_one, steady = (masked_error(frames, images, masks) for frames in (after, video))
+        assert steady < 1.02 * one_by_one
 
     @pytest.mark.parametrize(
         ("shapes", "message"),

@@ -94,6 +94,7 @@ class TestStockVaes:
             expected = paste(
                 decoded.movedim(-1, 1), image=image.movedim(-1, 1), mask=mask[:, None], harmonise=1.0,
                 noise_mask=noise_mask, factor=vae.spacial_compression_encode(), image_range=(0.0, 1.0),
+                frames=len(decoded),
             )  # fmt: skip
             result = run(host, "AsymVQDecode", samples=given, vae=vae, image=image, mask=mask, harmonise=1.0)
             torch.testing.assert_close(result, expected.movedim(1, -1))
@@ -151,6 +152,21 @@ class TestFrames:
         masks, images = mask.expand(5, -1, -1), image.expand(5, -1, -1, -1)
         assert torch.equal(output[masks == 1], decoded[masks == 1])
         assert torch.equal(output[masks == 0], images[masks == 0])
+
+    def test_colours_are_kept_steady(self, host, video):
+        vae, samples, decoded = video
+        image, mask = picture(64, 64)
+        batch = {"samples": samples["samples"].repeat(2, 1, 1, 1, 1)}  # two videos
+        output = run(host, "AsymVQDecode", samples=batch, vae=vae, image=image, mask=mask, harmonise=1.0)
+        steady, single = (
+            paste(
+                decoded.movedim(-1, 1), image=image.movedim(-1, 1), mask=mask[:, None], harmonise=1.0, factor=8,
+                image_range=(0.0, 1.0), frames=frames,
+            ).movedim(1, -1)
+            for frames in (5, 1)
+        )  # fmt: skip
+        torch.testing.assert_close(output, steady.repeat(2, 1, 1, 1), atol=1e-4, rtol=0)
+        assert (steady - single).abs().max() > 1e-3
 
     def test_counts_that_do_not_divide(self, host, video):
         vae, samples, _ = video
@@ -226,6 +242,22 @@ class TestHarmoniseEdit:
         output = run(host, "AsymVQHarmonise", edited=edited, source=image, mask=mask)
         for one, edit in zip(output, edited, strict=True):
             assert torch.equal(one[None], run(host, "AsymVQHarmonise", edited=edit[None], source=image, mask=mask))
+
+    @pytest.mark.parametrize("node", ["AsymVQHarmonise", "AsymVQStitch"])
+    def test_frames_of_a_video_are_kept_steady(self, host, node):
+        image, mask = picture(64, 64)
+        image = image * 0.2 + 0.4
+        edited = (image + 0.05 * torch.randn(4, 64, 64, 3)).clamp(0, 1)
+        given = {"edited": edited, "source": image, "mask": mask}
+        if node == "AsymVQStitch":
+            size = {"size": "width and height", "width": 64, "height": 64}
+            _, _, crop = (
+                host.nodes.NODE_CLASS_MAPPINGS["AsymVQInpaintCrop"].execute(image=image, mask=mask, size=size).args
+            )
+            given = {"image": edited, "crop": crop}
+        changes = [(run(host, node, video=video, **given) - edited)[:, mask[0] == 1] for video in (False, True)]
+        flicker = [change.diff(dim=0).square().mean() for change in changes]
+        assert 0 < flicker[1] < 0.5 * flicker[0]
 
     @pytest.mark.parametrize(
         ("change", "message"),
