@@ -247,7 +247,8 @@ class TestHarmoniseEdit:
     def test_frames_of_a_video_are_kept_steady(self, host, node):
         image, mask = picture(64, 64)
         image = image * 0.2 + 0.4
-        edited = (image + 0.05 * torch.randn(4, 64, 64, 3)).clamp(0, 1)
+        noise = torch.randn(4, 64, 64, 3, generator=torch.Generator().manual_seed(4))
+        edited = (image + 0.05 * noise).clamp(0, 1)
         given = {"edited": edited, "source": image, "mask": mask}
         if node == "AsymVQStitch":
             size = {"size": "width and height", "width": 64, "height": 64}
@@ -256,7 +257,7 @@ class TestHarmoniseEdit:
             )
             given = {"image": edited, "crop": crop}
         changes = [(run(host, node, video=video, **given) - edited)[:, mask[0] == 1] for video in (False, True)]
-        flicker = [change.diff(dim=0).square().mean() for change in changes]
+        flicker = [change.mean(dim=1).diff(dim=0).square().mean() for change in changes]
         assert 0 < flicker[1] < 0.5 * flicker[0]
 
     @pytest.mark.parametrize(
