@@ -306,7 +306,7 @@ def around(size: tuple[Any, ...], source: str = "picture", mask: str | None = "p
 
 def stitched(prefix: str, number: int = 6) -> Group:
     return Group(f"{number} · Put back and save", ORANGE, [(460, [
-        Node("whole", "AsymVQStitch", 100, (1.0,), {"crop": "part.crop", "image": "ours"}),
+        Node("whole", "AsymVQStitch", 130, (1.0, False), {"crop": "part.crop", "image": "ours"}),
         Node("", "SaveImage", 460, (f"asymvq/{prefix}",), {"images": "whole"}, "The whole picture"),
     ])])  # fmt: skip
 
@@ -317,7 +317,7 @@ def put_back(prefix: str) -> list[Group]:
         Group("4 · Align and harmonise", GREEN, [(340, [
             Node("edit", "VAEDecode", 60, (), {"samples": "sampler", "vae": "vae"}, "The edit, as the model gives it"),
             Node("aligned", "AsymVQAlign", 150, (), {"edited": "edit", "source": "picture", "mask": "picture.MASK"}),
-            Node("ours", "AsymVQHarmonise", 130, (1.0, 8),
+            Node("ours", "AsymVQHarmonise", 150, (1.0, 8, False),
                  {"edited": "aligned", "source": "picture", "mask": "picture.MASK"}),
         ])]),
         Group("5 · Compare and save", ORANGE, [
