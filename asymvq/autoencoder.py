@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from . import lean
 from .autoencoders import build
 from .config import Config
+from .detail import errors_of, with_detail_of
 from .layers import CastingOps, Ops
 from .memory_model import decode_bytes
 from .network import Grid
@@ -59,6 +60,11 @@ class AsymmetricAutoencoder(nn.Module):
 
     reports = True
     """See `asymvq.network.Network`."""
+
+    @property
+    def sees_errors(self) -> bool:
+        """Whether `decode` can be given `plain` and `harmonised`."""
+        return self.decoder.sees_errors
 
     def place(self) -> tuple[torch.device, torch.dtype]:
         """What it computes on, and in; where an argument of a host's does not say otherwise."""
@@ -128,6 +134,8 @@ class AsymmetricAutoencoder(nn.Module):
         *,
         image: Tensor | None = None,
         mask: Tensor | None = None,
+        plain: Tensor | None = None,
+        harmonised: Tensor | None = None,
         striped: bool | None = None,
         report: Report | None = None,
     ) -> Tensor:
@@ -137,6 +145,10 @@ class AsymmetricAutoencoder(nn.Module):
             latent: (B, C, h, w), unscaled.
             image: (B, 3, H, W) in [-1, 1]: where the kept pixels come from.
             mask: (B, 1, H, W) in [0, 1], 1 = edited. Given with `image`, or not at all.
+            plain: (B, 3, H, W), for one that `sees_errors`: the latent's decode without image and mask. None: it is
+                decoded here.
+            harmonised: (B, 3, H, W), likewise: what harmonising makes of `plain`, which edited pixels then have their
+                colours and light of. None: of `plain` itself.
             striped: whether to compute in stripes, which takes less memory and records no gradients; None: where it
                 pays and no gradients are recorded.
             report: called between two steps with the share of the work that is done; what it raises ends the decode.
@@ -146,14 +158,37 @@ class AsymmetricAutoencoder(nn.Module):
             ValueError: shapes that do not fit, one of `image` and `mask` alone, a VAE without a condition, or numbers
                 that are not finite.
         """
-        check_decode_arguments(self.config, latent, image=image, mask=mask)
+        check_decode_arguments(self.config, latent, image=image, mask=mask, plain=plain, harmonised=harmonised)
         if striped is None:
             striped = lean.pays(self, latent) and not _records_gradients(latent, image, mask, *self.parameters())
-        run = partial(partial(lean.decode, self) if striped else self._pixels, report=report)
-        return run_finite(run, self, "decoding", latent=latent, image=image, mask=mask)
+        run = lean.decode if striped else AsymmetricAutoencoder._pixels
+        if image is None or mask is None or not self.sees_errors:
+            return run_finite(
+                partial(run, self, report=report), self, "decoding", latent=latent, image=image, mask=mask
+            )
+        if plain is None:
+            # two decodes, each half of the work
+            first, report = (None, None) if report is None else (partial(_half, report, 0), partial(_half, report, 1))
+            with torch.no_grad():
+                plain = run_finite(partial(run, self, report=first), self, "decoding", latent=latent)
+        plain, harmonised = plain.to(image.dtype), None if harmonised is None else harmonised.to(image.dtype)
+        errors = errors_of(plain, image=image, mask=mask, harmonised=harmonised)
+        decoded = run_finite(
+            partial(run, self, report=report), self, "decoding", latent=latent, image=image, mask=mask, errors=errors
+        )
+        result = with_detail_of(decoded, plain, mask=mask, factor=self.factor, harmonised=harmonised)
+        return result.to(decoded.dtype)
 
-    def _pixels(self, latent: Tensor, *, image: Tensor | None, mask: Tensor | None, report: Report | None) -> Tensor:
-        return self.decoder(self.network_latent(latent), image=image, mask=mask, report=report)
+    def _pixels(
+        self,
+        latent: Tensor,
+        *,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+        errors: Tensor | None = None,
+        report: Report | None = None,
+    ) -> Tensor:
+        return self.decoder(self.network_latent(latent), image=image, mask=mask, errors=errors, report=report)
 
     def network_latent(self, latent: Tensor) -> Tensor:
         """What the decoder takes for a latent: unpacked, in the network's own scale, after `post_quant_conv`."""
@@ -161,19 +196,31 @@ class AsymmetricAutoencoder(nn.Module):
         return z if self.post_quant_conv is None else self.post_quant_conv(z)
 
 
+def _half(report: Report, done: int, share: float) -> None:
+    report((done + share) / 2)
+
+
 def _records_gradients(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def check_decode_arguments(config: Config, latent: Tensor, *, image: Tensor | None, mask: Tensor | None) -> None:
+def check_decode_arguments(
+    config: Config, latent: Tensor, *, image: Tensor | None, mask: Tensor | None, **decoded: Tensor | None
+) -> None:
     """Raises ValueError with what was expected, what came and what to do."""
     check_latent(config, latent)
     check_condition(config, image=image, mask=mask)
+    given = {name: tensor for name, tensor in decoded.items() if tensor is not None}
+    if given and (image is None or config.condition is None or not config.condition.sees_errors):
+        raise ValueError(
+            f"Expected {' and '.join(given)} only with image and mask, and for a VAE whose condition sees errors."
+        )
     if image is None or mask is None:
         return
     batch, _, h, w = latent.shape
     size = (h * config.factor, w * config.factor)
     expected = {"image": (image, config.image_channels), "mask": (mask, 1)}
+    expected |= {name: (tensor, config.image_channels) for name, tensor in given.items()}
     for name, (tensor, channels) in expected.items():
         if tensor.shape != (batch, channels, *size):
             raise ValueError(

@@ -66,15 +66,18 @@ class ConditionConfig:
     kind: ConditionKind = ConditionKind.BLEND
     channels: int | None = None
     """Affine: the width of its feature maps. A blend's widths are the decoder's."""
+    sees_errors: bool = False
+    """Affine: whether it is also shown what the plain decode gets wrong (`asymvq.conditions.Condition`)."""
 
     @classmethod
-    def affine(cls, channels: int = 64) -> ConditionConfig:
-        return cls(kind=ConditionKind.AFFINE, channels=channels)
+    def affine(cls, channels: int = 64, *, sees_errors: bool = True) -> ConditionConfig:
+        return cls(kind=ConditionKind.AFFINE, channels=channels, sees_errors=sees_errors)
 
     def to_dict(self) -> dict[str, Any]:
         """As `json.dumps` takes it, and `from_dict` takes back."""
         if self.kind is ConditionKind.AFFINE:
-            return {"kind": self.kind.value, "channels": self.channels}
+            errors = {"sees_errors": True} if self.sees_errors else {}
+            return {"kind": self.kind.value, "channels": self.channels, **errors}
         return {"sees_mask": self.sees_mask, "mask_reduction": self.mask_reduction.value}
 
     @classmethod
@@ -85,9 +88,11 @@ class ConditionConfig:
             ValueError: other fields, or values of another kind.
         """
         if isinstance(data, Mapping) and data.get("kind") == ConditionKind.AFFINE.value:
-            if set(data) != {"kind", "channels"}:
-                raise ValueError(f"Expected an affine condition of kind and channels, but got {_cut(data)}.")
-            return cls(kind=ConditionKind.AFFINE, channels=data["channels"])
+            if set(data) - {"sees_errors"} != {"kind", "channels"}:
+                raise ValueError(
+                    f"Expected an affine condition of kind, channels and perhaps sees_errors, but got {_cut(data)}."
+                )
+            return cls.affine(data["channels"], sees_errors=data.get("sees_errors", False))
         if isinstance(data, Mapping) and data.get("coarsest") is True:
             # an early field that said what always is
             data = {name: value for name, value in data.items() if name != "coarsest"}
@@ -112,12 +117,14 @@ class ConditionConfig:
                     "Expected neither sees_mask nor mask_reduction with an affine condition, which always sees the "
                     f"mask, but got {_cut(self.sees_mask)} and {_cut(self.mask_reduction)}."
                 )
-        elif self.channels is not None:
+        elif self.channels is not None or self.sees_errors is not False:
             raise ValueError(
-                f"Expected no channels with a blend, whose widths are the decoder's, but got {_cut(self.channels)}."
+                "Expected neither channels nor sees_errors with a blend, whose widths are the decoder's, but got "
+                f"{_cut(self.channels)} and {_cut(self.sees_errors)}."
             )
-        if type(self.sees_mask) is not bool:
-            raise ValueError(f"Expected sees_mask to be true or false, but got {_cut(self.sees_mask)}.")
+        for name in ("sees_mask", "sees_errors"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ValueError(f"Expected {name} to be true or false, but got {_cut(value)}.")
         if not isinstance(self.mask_reduction, MaskReduction):
             raise ValueError(f"Expected mask_reduction to be a MaskReduction, but got {_cut(self.mask_reduction)}.")
 

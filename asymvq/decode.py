@@ -7,6 +7,7 @@ else is the same for it and for a script.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
@@ -213,7 +214,9 @@ class _Work:
         count = self.latent.shape[0]
         parts = [(start, min(start + batch, count)) for start in range(0, count, batch)]
         runs = sum(len(list(groups(self.plan, part, batch))) for part in parts)
-        counted = _Counter(self.runtime.progress, runs * (2 if self.harmonises and self.conditioned else 1))
+        sees_errors = getattr(self.network, "sees_errors", False)
+        twice = self.conditioned and (self.harmonises or sees_errors)
+        counted = _Counter(self.runtime.progress, runs * (2 if twice else 1))
         device = self.runtime.output_device or self.latent.device
         result: Tensor | None = None
         # part by part, so that a long batch takes little more than its result
@@ -235,6 +238,32 @@ class _Work:
         if part is not None and self.image_range != (-1.0, 1.0):
             signed = replace(part, image=(part.image - middle) / half)
         latent, plan = self.latent[start:stop], self.plan.slice(start, stop)
+        if signed is not None and self.conditioned and getattr(self.network, "sees_errors", False):
+            decoded = self._refined(latent, signed, plan, batch, counted)
+        else:
+            decoded = self._corrected(latent, signed, plan, batch, counted)
+        if self.image_range != (-1.0, 1.0):
+            decoded = (decoded * half + middle).clamp_(low, high)
+        if part is None:
+            return decoded
+        return compose(decoded, part, self.keep, in_place=True)
+
+    def _refined(self, latent: Tensor, signed: Source, plan: Plan, batch: int, counted: _Counter) -> Tensor:
+        """A plain decode, harmonised, then a conditional one that is shown both."""
+        plain, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
+        shown = {"plain": plain}
+        if self.harmonises:
+            shown["harmonised"] = plain.clone()
+            self._harmonise(shown["harmonised"], witness, signed, None)
+        for i, seen in enumerate(_turns(witness, len(plain))):
+            # too near a tile's edge for an error to tell anything
+            image = signed.slice(i, i + 1).crop(signed.slice(i, i + 1).image)[0].to(plain)
+            for picture in shown.values():
+                torch.where(seen, picture[i], image.nan_to_num(0, 0, 0), out=picture[i])
+        return self._decoded(latent, signed, plan, batch, counted, conditioned=True, shown=shown)[0]
+
+    def _corrected(self, latent: Tensor, signed: Source | None, plan: Plan, batch: int, counted: _Counter) -> Tensor:
+        """One decode, harmonised; a conditional one takes its colours and light from a plain one."""
         plain: list[Tensor] | None = None
         if self.harmonises and self.conditioned:
             whole, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
@@ -246,11 +275,7 @@ class _Work:
         decoded, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=self.conditioned)
         if signed is not None and self.harmonises:
             self._harmonise(decoded, witness, signed, plain)
-        if self.image_range != (-1.0, 1.0):
-            decoded = (decoded * half + middle).clamp_(low, high)
-        if part is None:
-            return decoded
-        return compose(decoded, part, self.keep, in_place=True)
+        return decoded
 
     def _harmonise(self, decoded: Tensor, witness: Tensor, signed: Source, plain: list[Tensor] | None) -> None:
         """In place, picture by picture."""
@@ -266,11 +291,19 @@ class _Work:
             )  # fmt: skip
 
     def _decoded(
-        self, latent: Tensor, source: Source | None, plan: Plan, batch: int, counted: _Counter, *, conditioned: bool
+        self,
+        latent: Tensor,
+        source: Source | None,
+        plan: Plan,
+        batch: int,
+        counted: _Counter,
+        *,
+        conditioned: bool,
+        shown: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         output, weights = run_plan(
             self.network, latent, source, plan,
-            batch=batch, conditioned=conditioned, runtime=replace(self.runtime, progress=counted),
+            batch=batch, conditioned=conditioned, runtime=replace(self.runtime, progress=counted), shown=shown,
         )  # fmt: skip
         return output, weights >= WITNESS_SHARE
 

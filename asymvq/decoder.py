@@ -58,6 +58,11 @@ class Decoder(nn.Module):
     def last_stage(self) -> Stage:
         return Stage(self.conv_out, self.norm_out, None if self.norm_out is None else F.silu)
 
+    @property
+    def sees_errors(self) -> bool:
+        """Whether its condition is shown what a plain decode gets wrong."""
+        return self.condition_encoder is not None and self.condition_encoder.sees_errors
+
     def reported_walk(self, latent: Tensor, report: Report | None, *, conditioned: bool) -> Iterable[Step]:
         """The walk; `report` hears of each step's end."""
         steps = self.walk()
@@ -71,16 +76,18 @@ class Decoder(nn.Module):
         *,
         image: Tensor | None = None,
         mask: Tensor | None = None,
+        errors: Tensor | None = None,
         report: Report | None = None,
     ) -> Tensor:
         """(B, C, h, w) to (B, 3, H, W) in about [-1, 1].
 
-        `image` (B, 3, H, W) in [-1, 1] and `mask` (B, 1, H, W) in [0, 1], 1 = edited, are given both or neither.
+        `image` (B, 3, H, W) in [-1, 1] and `mask` (B, 1, H, W) in [0, 1], 1 = edited, are given both or neither;
+        with them `errors`, where it `sees_errors`: see `asymvq.conditions.Condition`.
         """
         condition = None
         if image is not None and mask is not None:
             assert self.condition_encoder is not None
-            condition = self.condition_encoder.prepare(image, mask)
+            condition = self.condition_encoder.prepare(image, mask, errors=errors)
         h = latent
         for step in self.reported_walk(latent, report, conditioned=condition is not None):
             if isinstance(step, Run):

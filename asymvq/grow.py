@@ -7,6 +7,7 @@ often: its statistics shift, and `match_norms` corrects them on samples.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from .autoencoder import AsymmetricAutoencoder
 from .autoencoders import family_of, preset_name
-from .config import ConditionConfig, ConditionKind, Config
+from .config import ConditionConfig, Config
 from .widening import repeated
 
 _FACTORS = {"base": (1.0, 0), "1.5x": (1.5, 1), "2x": (2.0, 3)}
@@ -135,14 +136,17 @@ def _check_growth(old: Config, new: Config) -> None:
         and all(a <= b for a, b in zip(_sizes(old), _sizes(new), strict=True))
         # a convolution that changes a level's width is not left without a place
         and all(a or not b for a, b in zip(_keeps_width(old), _keeps_width(new), strict=True))
-        and (_kind(old) is not _kind(new) or new.condition == old.condition)
+        and _condition_fits(old.condition, new.condition)
     )  # fmt: skip
     if not fits:
         raise ValueError(f"Expected a shape that {old} can grow into, but got {new}. Only its decoder may be larger.")
 
 
-def _kind(config: Config) -> ConditionKind | None:
-    return None if config.condition is None else config.condition.kind
+def _condition_fits(old: ConditionConfig | None, new: ConditionConfig | None) -> bool:
+    """Of one kind, it stays as it is, or sees errors from now on."""
+    if old is None or new is None or old.kind is not new.kind:
+        return True
+    return new in (old, dataclasses.replace(old, sees_errors=new.sees_errors or old.sees_errors))
 
 
 def _sizes(config: Config) -> tuple[int, ...]:

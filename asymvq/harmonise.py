@@ -27,7 +27,6 @@ corrections differ inside the mask, as after a cut or where the light changes, c
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ from types import EllipsisType
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .detail import DETAIL, low_pass
 
 CELL = 8
 """Pixels a side of the means that are observed beside the mask; COARSE times as many elsewhere."""
@@ -72,8 +73,6 @@ FRAMES = 2
 """Of a video, before and after each frame: those whose estimates are averaged."""
 STEADY = 0.03
 """Root mean square, in [-1, 1], of what two frames' corrections differ by: with it a weight falls as a Gaussian."""
-DETAIL = 0.5
-"""Latent cells: what is finer in a conditional decode is its own; what is coarser, the harmonised plain decode's."""
 
 
 def harmonise(
@@ -351,7 +350,7 @@ class _Estimate:
             own, *theirs = (d.inside(self.part, below, self.drift.at, self.drift.step) for d in (self.drift, *others))
             correction = _steady(own, theirs, edited)
             if self.plain is not None:
-                correction = _low_pass(below + correction - there.float(), edited, factor * DETAIL)
+                correction = low_pass(below + correction - there.float(), edited, factor * DETAIL)
             corrected = torch.where(edited, there.float() + strength * correction, there.float())
         self.decoded[self.part.inside] = corrected.to(there.dtype)
 
@@ -568,16 +567,6 @@ def _evidence(z: Tensor, x: Tensor, gram: Tensor, moment: Tensor, groups: Tensor
         expected = coefficients.square().mean(dim=1) + inverse.diagonal() * noise
         spread = ((membership.T @ expected) / size).clamp(min=1e-9)
     return (noise / spread)[groups]
-
-
-def _low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
-    """(3, h, w) blurred over the pixels `inside` (h, w) alone, of use there."""
-    reach = max(1, math.ceil(3 * sigma))
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=picture.device) / sigma) ** 2)
-    values = torch.cat([torch.where(inside, picture, 0), inside.to(picture)[None]])[:, None]
-    for kernel, padding in ((taps[:, None], (reach, 0)), (taps[None], (0, reach))):
-        values = F.conv2d(values, kernel[None, None], padding=padding)
-    return values[:3, 0] / values[3, 0].clamp(min=1e-6)
 
 
 def _on_grid(of: Callable[[Tensor], Tensor], edited: Tensor, offset: Sequence[int], step: int) -> Tensor:

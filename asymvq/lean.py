@@ -50,6 +50,7 @@ def decode(
     *,
     image: Tensor | None = None,
     mask: Tensor | None = None,
+    errors: Tensor | None = None,
     report: Report | None = None,
 ) -> Tensor:
     """As `vae.decode`, without gradients, picture by picture.
@@ -57,7 +58,8 @@ def decode(
     Args:
         latent: (B, C, h, w).
         image: (B, 3, H, W) in [-1, 1], H = h · factor; with `mask` or not at all.
-        mask: (B, 1, H, W) in [0, 1], 1 = generated.
+        mask: (B, 1, H, W) in [0, 1], 1 = edited.
+        errors: (B, 3, H, W), where the decoder `sees_errors`.
         report: called after each step.
 
     Returns:
@@ -66,9 +68,10 @@ def decode(
     z = vae.network_latent(latent)
     pictures: list[Tensor] = []
     for i in range(z.shape[0]):
-        condition = None if image is None or mask is None else (image[i : i + 1], mask[i : i + 1])
+        given = {"image": image, "mask": mask, "errors": errors}
+        given = {name: tensor[i : i + 1] for name, tensor in given.items() if tensor is not None}
         of_one = None if report is None else partial(_of_batch, report, i, z.shape[0])
-        pictures.append(_decode_one(vae.decoder, z[i : i + 1], condition, of_one))
+        pictures.append(_decode_one(vae.decoder, z[i : i + 1], given, of_one))
     return torch.cat(pictures) if len(pictures) > 1 else pictures[0]
 
 
@@ -76,15 +79,15 @@ def _of_batch(report: Report, before: int, count: int, share: float) -> None:
     report((before + share) / count)
 
 
-def _decode_one(decoder: Decoder, latent: Tensor, given: tuple[Tensor, Tensor] | None, report: Report | None) -> Tensor:
+def _decode_one(decoder: Decoder, latent: Tensor, given: dict[str, Tensor], report: Report | None) -> Tensor:
     condition, h = None, latent
-    for step in decoder.reported_walk(latent, report, conditioned=given is not None):
+    for step in decoder.reported_walk(latent, report, conditioned=bool(given)):
         if isinstance(step, Run):
             h = _striped(step.part, h)
-        elif given is not None:
+        elif given:
             if condition is None:  # not earlier: the middle's attention takes memory too
                 assert decoder.condition_encoder is not None
-                condition = decoder.condition_encoder.prepare(*given, striped=True)
+                condition = decoder.condition_encoder.prepare(**given, striped=True)
             h = condition.apply(step.level, h)
     return h
 

@@ -46,6 +46,8 @@ def decode_bytes(
     attention = _attention_values(config, config.decoder_channels[-1], cells * config.latent_packing**2, device)
     # the picture, and what is made of image and mask before the first convolution
     around = 2 * config.image_channels * pixels + (10 * pixels if conditioned else 0)
+    if conditioned and config.condition is not None and config.condition.sees_errors:
+        around += 2 * config.image_channels * pixels
     if lean.pays_for(config, latent_size, device):
         steps = _striped_steps(config, pixels, conditioned)
         row = 2 * latent_size[1] * config.factor * max(config.decoder_channels[:2])

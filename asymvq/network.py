@@ -30,8 +30,9 @@ class Grid(Protocol):
 class Network(Grid, Protocol):
     """`asymvq.decode` takes any of these. `AsymmetricAutoencoder` is one.
 
-    They may have one more attribute, `reports`: true where `decode` also takes the keyword `report`, a function that it
-    calls between two steps with the share of its work that is done (`asymvq.walk.Report`).
+    They may have two more attributes. `reports`: true where `decode` also takes the keyword `report`, a function that
+    it calls between two steps with the share of its work that is done (`asymvq.walk.Report`). `sees_errors`: true where
+    it takes `plain` and `harmonised` too, as the autoencoder's does.
     """
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -52,8 +52,12 @@ def decode_network(
 def run_plan(
     network: Network, latent: Tensor, source: Source | None, plan: Plan,
     *, batch: int, conditioned: bool, runtime: Runtime,
+    shown: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As `decode_network`, with the weight that was decoded at each pixel, (B or 1, 1, H, W)."""
+    """As `decode_network`, with the weight that was decoded at each pixel, (B or 1, 1, H, W).
+
+    `shown`, each (B, 3, H, W) of the window, is what a network that sees errors is given besides.
+    """
     factor, place = network.factor, runtime.place(network)
     count, _, h, w = latent.shape
     whole = Tile(0, 0, h, w)
@@ -71,10 +75,13 @@ def run_plan(
             mask = edited(torch.cat([part.crop(part.mask, tile, factor) for part, tile in parts]))
             image = image.masked_fill(mask, 0.0)  # what it holds there, NaN too, does not matter
             image, mask = image.to(*place), mask.to(*place)
-        within: dict[str, Any] = {}
+        given: dict[str, Any] = {
+            name: torch.cat([tile.of(picture[i : i + 1], factor) for i, tile in group]).to(*place)
+            for name, picture in (shown or {}).items()
+        }
         if progress is not None and getattr(network, "reports", False):
-            within["report"] = partial(_report, progress, done - 1, len(work))
-        decoded = network.decode(z.to(*place), image=image, mask=mask, **within).to(output)
+            given["report"] = partial(_report, progress, done - 1, len(work))
+        decoded = network.decode(z.to(*place), image=image, mask=mask, **given).to(output)
         for (i, tile), pixels in zip(group, decoded, strict=True):
             if tile == whole:
                 output[i] = pixels

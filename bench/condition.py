@@ -82,10 +82,11 @@ def main() -> None:
             for drift, latent in latents(vae, image, mask, rng).items():
                 how = {"image": image, "mask": mask, "factor": vae.factor, "noise_mask": drift.startswith("noise mask")}
                 plain = asymvq.decode(vae, latent)
-                conditional = asymvq.decode(vae, latent, image=image, mask=mask, keep="network")
                 ways = {
                     "plain": asymvq.harmonise(plain, **how),
-                    "conditional": asymvq.harmonise(conditional, plain=plain, **how),
+                    "conditional": asymvq.decode(
+                        vae, latent, image=image, mask=mask, region="full", harmonise=1.0, noise_mask=how["noise_mask"]
+                    ),
                     "truth": image,
                 }
                 if base is not None:

@@ -10,7 +10,6 @@ import torch
 from test_families import CONFIGS, built
 
 import asymvq
-from asymvq import lean
 from asymvq import stripes as stripes_module
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.autoencoders import family_of
@@ -21,6 +20,12 @@ from asymvq.config import ConditionConfig, ConditionKind, MaskReduction
 from asymvq.grow import grow, grown_config
 
 AFFINE = ConditionConfig.affine(16)
+BLIND = ConditionConfig.affine(16, sees_errors=False)
+KINDS = pytest.mark.parametrize("kind", [AFFINE, BLIND], ids=["sees errors", "does not"])
+
+
+def striped(vae, latent, **condition):
+    return vae.decode(latent, **condition, striped=True)
 
 
 def given(config, blob_mask, cells=(5, 7), count=2):
@@ -31,42 +36,45 @@ def given(config, blob_mask, cells=(5, 7), count=2):
     return latent, {"image": image, "mask": blob_mask(height, width).expand(count, -1, -1, -1)}
 
 
-def fresh(name: str) -> AsymmetricAutoencoder:
+def fresh(name: str, kind: ConditionConfig) -> AsymmetricAutoencoder:
     """Of a stock VAE, an affine one."""
     stock = built(dataclasses.replace(CONFIGS[name], condition=None))
-    vae = AsymmetricAutoencoder(dataclasses.replace(CONFIGS[name], condition=AFFINE))
+    vae = AsymmetricAutoencoder(dataclasses.replace(CONFIGS[name], condition=kind))
     vae.load_state_dict(stock.state_dict(), strict=False)
     return vae.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@KINDS
 @torch.no_grad()
-def test_it_starts_as_the_stock_decoder(name, blob_mask):
-    vae = fresh(name)
+def test_it_starts_as_the_stock_decoder(name, kind, blob_mask):
+    vae = fresh(name, kind)
     latent, condition = given(vae.config, blob_mask)
     plain = vae.decode(latent)
     assert plain.std() > 0.01
     assert torch.equal(vae.decode(latent, **condition), plain)
-    torch.testing.assert_close(lean.decode(vae, latent, **condition), plain, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(striped(vae, latent, **condition), plain, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("size", [1, 2**12], ids="stripes of {} values".format)
+@KINDS
 @torch.no_grad()
-def test_stripes_are_the_decoder_up_to_rounding(name, size, monkeypatch, blob_mask):
-    monkeypatch.setitem(stripes_module.VALUES, "cpu", size)
-    vae = built(dataclasses.replace(CONFIGS[name], condition=AFFINE))
+def test_stripes_are_the_decoder_up_to_rounding(name, size, kind, monkeypatch, blob_mask):
+    vae = built(dataclasses.replace(CONFIGS[name], condition=kind))
     for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
         head.weight.normal_(0, 0.1)
     latent, condition = given(vae.config, blob_mask)
-    expected = vae.decode(latent, **condition)
+    expected = vae.decode(latent, **condition, striped=False)
     assert (expected - vae.decode(latent)).abs().max() > 1e-3
-    torch.testing.assert_close(lean.decode(vae, latent, **condition), expected, atol=1e-4, rtol=1e-4)
+    monkeypatch.setitem(stripes_module.VALUES, "cpu", size)
+    torch.testing.assert_close(striped(vae, latent, **condition), expected, atol=1e-4, rtol=1e-4)
 
 
+@KINDS
 @torch.no_grad()
-def test_with_nothing_kept_in_reach_nothing_changes(blob_mask):
-    vae = built(dataclasses.replace(CONFIGS["TAESD"], condition=AFFINE))
+def test_with_nothing_kept_in_reach_nothing_changes(kind, blob_mask):
+    vae = built(dataclasses.replace(CONFIGS["TAESD"], condition=kind))
     for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
         head.weight.normal_(0, 0.1)
     latent, condition = given(vae.config, blob_mask, cells=(4, 24), count=1)
@@ -79,9 +87,10 @@ def test_with_nothing_kept_in_reach_nothing_changes(blob_mask):
     assert change[-32:].max() == 0
 
 
+@KINDS
 @torch.no_grad()
-def test_what_is_edited_is_not_seen(blob_mask):
-    vae = built(dataclasses.replace(CONFIGS["KL"], condition=AFFINE))
+def test_what_is_edited_is_not_seen(kind, blob_mask):
+    vae = built(dataclasses.replace(CONFIGS["KL"], condition=kind))
     for head in vae.decoder.condition_encoder.shifts:
         head.weight.normal_(0, 0.1)
     latent, condition = given(vae.config, blob_mask)
@@ -113,15 +122,15 @@ def test_diffusers_cannot_hold_it(tmp_path):
 
 
 def test_only_what_needs_it_is_written_in_the_newer_format():
-    for condition, version in ((None, 1), (ConditionConfig(), 1), (AFFINE, 2)):
+    for condition, version in ((None, 1), (ConditionConfig(), 1), (BLIND, 2), (AFFINE, 3)):
         vae = built(dataclasses.replace(CONFIGS["KL"], condition=condition))
         tensors = to_native(vae, vae.config)
         data = json.loads(bytes(tensors[CONFIG_KEY].tolist()))
         assert data["format"] == version
         assert from_native(tensors)[0] == vae.config
-        data["format"] = 3
+        data["format"] = 4
         tensors[CONFIG_KEY] = torch.tensor(list(json.dumps(data).encode()), dtype=torch.uint8)
-        with pytest.raises(CheckpointError, match="format version 2 or older, but got 3"):
+        with pytest.raises(CheckpointError, match="format version 3 or older, but got 4"):
             from_native(tensors)
 
 
@@ -132,7 +141,9 @@ def test_only_what_needs_it_is_written_in_the_newer_format():
         {"kind": ConditionKind.AFFINE, "channels": 0},
         {"kind": ConditionKind.AFFINE, "channels": 8, "sees_mask": True},
         {"kind": ConditionKind.AFFINE, "channels": 8, "mask_reduction": MaskReduction.ANY},
+        {"kind": ConditionKind.AFFINE, "channels": 8, "sees_errors": 1},
         {"channels": 8},
+        {"sees_errors": True},
         {"kind": "affine", "channels": 8},
     ],
 )
@@ -161,6 +172,42 @@ def test_it_grows_along(name, preset, blob_mask):
     for how in ({}, condition):
         expected = vae.decode(latent, **how)
         torch.testing.assert_close(grown.decode(latent, **how), expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_one_without_errors_can_learn_to_see_them(blob_mask):
+    vae = built(dataclasses.replace(CONFIGS["KL"], condition=BLIND))
+    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
+        head.weight.normal_(0, 0.1)
+    seeing = grow(vae, vae.config.replaced(condition=AFFINE))
+    latent, condition = given(vae.config, blob_mask)
+    kept = condition["mask"].expand(-1, 3, -1, -1) == 0
+    expected, got = (one.decode(latent, **condition)[kept] for one in (vae, seeing))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="can grow into"):
+        grow(seeing, vae.config)
+
+
+@KINDS
+@torch.no_grad()
+def test_errors_are_seen_where_they_should(kind, blob_mask):
+    """A better plain decode leads to another picture, and edited pixels have its colours."""
+    vae = built(dataclasses.replace(CONFIGS["KL"], condition=kind))
+    for head in vae.decoder.condition_encoder.shifts:
+        head.weight.normal_(0, 0.1)
+    latent, condition = given(vae.config, blob_mask)
+    plain = vae.decode(latent)
+    if not kind.sees_errors:
+        with pytest.raises(ValueError, match="whose condition sees errors"):
+            vae.decode(latent, **condition, plain=plain)
+        return
+    own = vae.decode(latent, **condition)
+    assert torch.equal(vae.decode(latent, **condition, plain=plain), own)
+    harmonised = plain + 0.5 * condition["mask"]
+    change = vae.decode(latent, **condition, plain=plain, harmonised=harmonised) - own
+    edited = condition["mask"].expand(-1, 3, -1, -1) > 0
+    assert change[~edited].abs().max() > 0
+    torch.testing.assert_close(change[edited].mean(), torch.tensor(0.5), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

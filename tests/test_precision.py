@@ -80,7 +80,7 @@ def test_training_sees_finite_latents(vae, case, caplog):
     """The loop runs the frozen encoder under autocast: float32 weights and pictures, half precision in between."""
     _, image, _ = case
     noise, inside = torch.zeros(1, 4, 8, 6), torch.zeros(1, 1, 1, 1, dtype=torch.bool)
-    batch = Batch(image, image, image[:, :1], noise, noise, inside, crops=None)
+    batch = Batch(image, image, image[:, :1], noise, noise, inside, image, inside, crops=None)
     with torch.autocast("cpu", dtype=torch.float16):
         assert not torch.isfinite(vae.encoder(image)).all()
         latent = sample_latent(*vae.posterior(image), batch)

@@ -20,7 +20,7 @@ from .errors import CheckpointError, shown
 
 PREFIX = "asymvq."
 CONFIG_KEY = PREFIX + "config"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The newest that is read. What versions before it can read too is written as theirs."""
 MAX_CONFIG_BYTES = 2**16
 
@@ -67,8 +67,10 @@ def native_metadata(config: Config, extra: Mapping[str, str] | None = None) -> d
 
 
 def format_version(config: Config) -> int:
-    """2 has affine conditions; 1 is all before."""
-    return 2 if config.condition is not None and config.condition.kind is ConditionKind.AFFINE else 1
+    """3 has conditions that see errors, 2 affine ones; 1 is all before."""
+    if config.condition is None or config.condition.kind is not ConditionKind.AFFINE:
+        return 1
+    return 3 if config.condition.sees_errors else 2
 
 
 def latents_metadata(config: Config) -> dict[str, str]:

@@ -26,11 +26,14 @@ class Prepared(Protocol):
 
 
 class Condition(Protocol):
-    def prepare(self, image: Tensor, mask: Tensor, *, striped: bool = False) -> Prepared:
+    sees_errors: bool
+
+    def prepare(self, image: Tensor, mask: Tensor, *, errors: Tensor | None = None, striped: bool = False) -> Prepared:
         """
         Args:
             image: (B, 3, H, W) in [-1, 1].
             mask: (B, 1, H, W) in [0, 1], 1 = edited.
+            errors: (B, 3, H, W), given where `sees_errors`: `asymvq.detail.errors_of`.
             striped: in little memory and without gradients; B = 1.
         """
         ...
@@ -41,8 +44,7 @@ def condition_of(config: Config, ops: Ops) -> Affine | Blend | None:
     if config.condition is None:
         return None
     if config.condition.kind is ConditionKind.AFFINE:
-        assert config.condition.channels is not None
-        return Affine(config.condition.channels, config.condition_channels, config.image_channels, ops)
+        return Affine(config.condition, config.condition_channels, config.image_channels, ops)
     return Blend(config.condition, config.condition_channels, config.image_channels, ops)
 
 

@@ -4,6 +4,9 @@ SPADE, arXiv 1903.07291; the asymmetric VQGAN names it as future work, arXiv 230
 Features h become h · (1 + γ) + β. The convolutions that make γ and β start as zeros, so that a decoder starts as the
 stock one. None has a bias, and what is edited is seen as zeros: where no kept pixel is in reach, γ and β are 0 always,
 and with nothing kept the conditional decode is the plain one.
+
+Kept pixels tell what is to be continued, not what the decoder makes of the latent beside them. So it can be shown that
+too, as the errors that a plain decode makes: how the next pixel's differ from them is then a matter of a few weights.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import ConditionConfig
 from ..layers import Ops
 from ..stripes import stripes
 from ..widening import Widening
@@ -24,12 +28,16 @@ class Affine(ConditionEncoder):
     """Kept pixels to a scale and a shift at every condition point.
 
     Args:
-        width: of all maps.
+        config: the width of all maps, and whether errors are seen.
         channels: of the features at each point, fine to coarse.
     """
 
-    def __init__(self, width: int, channels: Sequence[int], image_channels: int, ops: Ops):
-        super().__init__(image_channels + 1, [width] * len(channels), ops, bias=False)
+    def __init__(self, config: ConditionConfig, channels: Sequence[int], image_channels: int, ops: Ops):
+        width = config.channels
+        assert width is not None
+        seen = image_channels * (1 + config.sees_errors) + 1
+        super().__init__(seen, [width] * len(channels), ops, bias=False)
+        self.sees_errors = config.sees_errors
 
         def zeroed() -> nn.ModuleList:
             convolutions = nn.ModuleList(ops.Conv2d(width, c, kernel_size=1, bias=False) for c in channels)
@@ -40,10 +48,11 @@ class Affine(ConditionEncoder):
 
         self.scales, self.shifts = zeroed(), zeroed()
 
-    def seen(self, image: Tensor, mask: Tensor) -> Tensor:
-        """(B, 4, H, W): the kept pixels, and 1 where they are."""
+    def seen(self, image: Tensor, mask: Tensor, errors: Tensor | None) -> Tensor:
+        """(B, 4 or 7, H, W): the kept pixels, 1 where they are, and the errors."""
         kept = 1 - mask
-        return torch.cat([image * kept, kept], dim=1)
+        assert self.sees_errors == (errors is not None)
+        return torch.cat([image * kept, kept, *([] if errors is None else [errors])], dim=1)
 
     def change(self, level: int, features: Tensor, condition_map: Tensor) -> Tensor:
         """The features under a condition point's map, both (B, C, h, w)."""
@@ -53,12 +62,21 @@ class Affine(ConditionEncoder):
     def grow_from(self, old: ConditionEncoder, widening: Widening) -> None:
         assert isinstance(old, Affine)
         super().grow_from(old, widening)
+        first, before = self.layers[0], old.layers[0]
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(before, nn.Conv2d)
+        if first.in_channels > before.in_channels:  # errors count nothing yet
+            first.weight.zero_()
+            first.weight[:, : before.in_channels].copy_(before.weight)
         widen(self.shifts, old.shifts, widening)
         widen(self.scales, old.scales, Widening())  # a factor, whatever the features' length
 
-    def prepare(self, image: Tensor, mask: Tensor, *, striped: bool = False) -> Maps | Striped:
+    def prepare(
+        self, image: Tensor, mask: Tensor, *, errors: Tensor | None = None, striped: bool = False
+    ) -> Maps | Striped:
         """See `asymvq.conditions.Condition`."""
-        return Striped(self, self.seen(image, mask)) if striped else Maps(self, self(image, mask))
+        seen = self.seen(image, mask, errors)
+        return Striped(self, seen) if striped else Maps(self, self(seen))
 
 
 class Maps:

@@ -44,11 +44,14 @@ class Blend(ConditionEncoder):
         kept = image * (1 - mask)
         return torch.cat([kept, mask], dim=1) if self.sees_mask else kept
 
-    def prepare(self, image: Tensor, mask: Tensor, *, striped: bool = False) -> Maps | Striped:
+    def prepare(
+        self, image: Tensor, mask: Tensor, *, errors: Tensor | None = None, striped: bool = False
+    ) -> Maps | Striped:
         """See `asymvq.conditions.Condition`."""
+        assert errors is None
         if striped:
             return Striped(self, self.seen(image, mask), mask)
-        return Maps(self(image, mask), mask, self.mask_reduction)
+        return Maps(self(self.seen(image, mask)), mask, self.mask_reduction)
 
 
 class Maps:

@@ -19,7 +19,7 @@ class ConditionEncoder(nn.Module):
     """Convolutions, each of the ReLU of the one before.
 
     Args:
-        in_channels: of what `seen` returns.
+        in_channels: of what it sees.
         channels: widths of the maps, fine to coarse.
         bias: without one, a map is 0 wherever nothing is seen.
     """
@@ -33,16 +33,14 @@ class ConditionEncoder(nn.Module):
             in_channels = out_channels
         self.layers = nn.ModuleList(layers)
 
-    def seen(self, image: Tensor, mask: Tensor) -> Tensor:
-        """What the first layer sees, (B, in_channels, H, W)."""
-        raise NotImplementedError
+    sees_errors = False
+    """See `asymvq.conditions.Condition`."""
 
-    def forward(self, image: Tensor, mask: Tensor) -> list[Tensor]:
-        """Maps from fine to coarse, each before its ReLU."""
-        x = self.seen(image, mask)
+    def forward(self, seen: Tensor) -> list[Tensor]:
+        """Maps from fine to coarse, each before its ReLU, of what the first layer sees, (B, in_channels, H, W)."""
         maps: list[Tensor] = []
         for layer in self.layers:
-            maps.append(layer(F.relu(maps[-1]) if maps else x))
+            maps.append(layer(F.relu(maps[-1]) if maps else seen))
         return maps
 
     def grow_from(self, old: ConditionEncoder, widening: Widening) -> None:

@@ -156,7 +156,11 @@ class Batch:
     extra_noise: Tensor
     """(B, C, s, s) normal, in units of each latent's own deviation; 0 where nothing was shifted."""
     inside: Tensor
-    """(B, 1, 1, 1) bool: whether latent cells that the mask does not touch are those of `image`."""
+    """(B, 1, 1, 1) bool: whether latent cells that the mask does not touch are those of `source`."""
+    source: Tensor
+    """(B, 3, S, S): the picture that was edited, `image` but where the edit shows another."""
+    harmonised: Tensor
+    """(B, 1, 1, 1) bool: whether the losses see the harmonised output."""
     crops: tuple[int, ...] | None
     """Numbers of the fixed crops, where there are any."""
 
@@ -190,8 +194,9 @@ class Samples:
         """(3, S, S) in [-1, 1]: a crop that no step's number stands for."""
         return self._crop(0, np.random.default_rng([seed, 3]))
 
-    def sample(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One row of a batch: image, encoded, mask, noise, extra noise, inside. Threads may call it."""
+    def sample(self, number: int) -> tuple[Tensor, ...]:
+        """One row of a batch: image, encoded, mask, noise, extra noise, inside, source, harmonised. Threads may call
+        it."""
         recipe, side = self.recipe, self.recipe.crop
         crop_number = number % recipe.fixed_crops if recipe.fixed_crops else number
         crop_rng = np.random.default_rng([self.seed, 0, crop_number])
@@ -208,8 +213,15 @@ class Samples:
         shifted = shifted and (conditioned or recipe.fixed_crops > 0)
         encoded = drift(image) if shifted else image
         target = image if conditioned else encoded
-        only_inside = torch.tensor(inside and shifted and conditioned).view(1, 1, 1)
-        return target, encoded, mask, noise, extra_noise * (recipe.latent_noise * shifted), only_inside
+        shows_other, harmonised = rng.random(size=2) < (recipe.other, recipe.through_harmonise)
+        shows_other = bool(shows_other) and conditioned and not recipe.fixed_crops
+        if shows_other:
+            other = self._crop(int(rng.integers(len(self.pictures))), rng)
+            target, encoded = torch.where(mask > 0, other, image), drift(other) if shifted else other
+        flags = (shows_other or (inside and shifted and conditioned), bool(harmonised) and conditioned)
+        only_inside, seen_harmonised = (torch.tensor(flag).view(1, 1, 1) for flag in flags)
+        extra_noise *= recipe.latent_noise * shifted
+        return target, encoded, mask, noise, extra_noise, only_inside, image, seen_harmonised
 
     def _shuffled(self, number: int) -> int:
         """Every picture once, then all again in another order."""

@@ -37,7 +37,7 @@ class Latents:
             return sample_latent(mean, deviation, batch)
         names = None if crops is None else [(crops[row], "own") for row in rows]
         own = mean.clone(), deviation.clone()
-        for whole, part in zip(own, self._posterior(batch.image[rows], names), strict=True):
+        for whole, part in zip(own, self._posterior(batch.source[rows], names), strict=True):
             whole[rows] = part.to(whole)
         return sample_latent(mean, deviation, batch, own)
 

@@ -60,6 +60,8 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
     inside: float = 0.3
     """Share of those that drift inside the mask only: latent cells that it does not touch are the true picture's, as
     with the host's noise mask."""
+    other: float = 0.0
+    """Share of the conditioned samples whose edit shows another picture, joined to the kept one cell by cell."""
     softened: float = 0.2
     """Share of those that are blurred a little too, and moved by a part of a pixel."""
     latent_noise: float = 0.05
@@ -68,8 +70,9 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
     composed: bool = False
     """The losses see the source's kept pixels in the output, as in the result of an exact decode: the network need not
     learn to draw them."""
-    through_harmonise: bool = False
-    """The losses see what harmonising makes of the output: the decoder learns what harmonising cannot do."""
+    through_harmonise: float = 0.0
+    """Share of the conditioned samples of which the losses see what harmonising makes of the output: the decoder learns
+    what harmonising cannot do."""
     sum_pixels: bool = False
     """Sum the reconstruction losses over a picture's values, as the paper does, where others take the mean."""
 
@@ -112,7 +115,7 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch", "accumulate", "crop", "mask_scale", "lr", "decoder_lr", "measured")
-        shares = ("unconditioned", "harmonise", "varying", "inside", "softened")
+        shares = ("unconditioned", "harmonise", "varying", "inside", "softened", "other", "through_harmonise")
         weights = (
             "latent_noise", "weight_decay", "warm_up", "final_lr", "clip", "fixed_crops", "measure_steps", "patience",
         )  # fmt: skip
@@ -151,6 +154,8 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
         if unknown := sorted(set(data) - known):
             raise ValueError(f"Expected settings of a recipe ({', '.join(sorted(known))}), but got {unknown}.")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        if "through_harmonise" in values:  # once a switch
+            values["through_harmonise"] = float(values["through_harmonise"])
         for field, kind in (("start", Start), ("precision", Precision), ("condition", ConditionKind)):
             if field in values:
                 values[field] = kind(values[field])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,24 +25,24 @@ AFFINE_WIDTH = 64
 def condition_to_train(
     config: Config, recipe: Recipe, *, kind: ConditionKind | None = None, folder: Path | None = None
 ) -> ConditionConfig:
-    """The condition that a decoder is trained with.
+    """The condition that a decoder is trained with. A new affine one sees errors, and so does one that is asked for.
 
     Args:
         config: of the VAE to start from.
         kind: what was asked for; None: that of the run in `folder`, else the VAE's own, else the recipe's.
         folder: of a run's states, which may not be there.
     """
+    settings = None if folder is None else read_settings(folder)
+    of_run = None if settings is None else settings["config"].get("condition")
+    if of_run is not None and kind in (None, ConditionConfig.from_dict(of_run).kind):
+        return ConditionConfig.from_dict(of_run)
     if kind is None:
-        settings = None if folder is None else read_settings(folder)
-        of_run = None if settings is None else settings["config"].get("condition")
-        if of_run is not None:
-            return ConditionConfig.from_dict(of_run)
         # the copy of kept pixels is written into a blend
         kind = ConditionKind.BLEND if recipe.copying else recipe.condition
         if config.condition is not None:
             return config.condition
     if config.condition is not None and config.condition.kind is kind:
-        return config.condition
+        return replace(config.condition, sees_errors=kind is ConditionKind.AFFINE)
     if kind is ConditionKind.BLEND:
         return ConditionConfig()
     narrow = config.decoder_channels[0] < AFFINE_WIDTH

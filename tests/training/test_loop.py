@@ -232,6 +232,7 @@ class TestLoop:
             {
                 "amplified": 1.0,
                 "through_harmonise": True,
+                "other": 0.5,
                 "inside": 0.5,
                 "fixed_crops": 3,
                 "harmonise": 1.0,

@@ -1,0 +1,55 @@
+"""Decoding with a condition that sees errors: a plain decode first, then one that is shown what is missing from it.
+
+Colours and light of edited pixels are the plain decode's, or what harmonising makes of it; what is finer is the
+conditional decode's. So the condition cannot take part in what drifts, which it would correct a second time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DETAIL = 0.5
+"""Latent cells: what is finer in a conditional decode is its own."""
+
+
+def errors_of(plain: Tensor, *, image: Tensor, mask: Tensor, harmonised: Tensor | None = None) -> Tensor:
+    """What the condition is shown, (B, 3, H, W): on kept pixels image - plain, on edited ones harmonised - plain.
+
+    Args:
+        plain: (B, 3, H, W), the latent's decode without its condition.
+        image: (B, 3, H, W) in [-1, 1]. Under the mask, values that are not finite do not matter.
+        mask: (B, 1, H, W), 0 and 1 or bool, 1 = edited.
+        harmonised: (B, 3, H, W), what harmonising makes of `plain`; None: it is not harmonised.
+    """
+    return torch.where(mask > 0, plain if harmonised is None else harmonised, image) - plain
+
+
+def with_detail_of(
+    conditional: Tensor, plain: Tensor, *, mask: Tensor, factor: int, harmonised: Tensor | None = None
+) -> Tensor:
+    """The conditional decode with edited pixels' colours and light those of `harmonised`, (B, 3, H, W) float32.
+
+    Gradients flow through `conditional`. Arguments as `errors_of`.
+
+    Args:
+        factor: pixels a latent cell.
+    """
+    base = (plain if harmonised is None else harmonised).float()
+    change = conditional.float() - plain.float()
+    inside = mask[:, 0] > 0
+    smooth = torch.stack([low_pass(*one, factor * DETAIL) for one in zip(change, inside, strict=True)])
+    return torch.where(mask > 0, base + change - smooth, conditional.float())
+
+
+def low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
+    """(3, h, w) blurred over the pixels `inside` (h, w) alone, of use there; `sigma` in pixels."""
+    reach = max(1, math.ceil(3 * sigma))
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=picture.device) / sigma) ** 2)
+    values = torch.cat([torch.where(inside, picture, 0), inside.to(picture)[None]])[:, None]
+    for kernel, padding in ((taps[:, None], (reach, 0)), (taps[None], (0, reach))):
+        values = F.conv2d(values, kernel[None, None], padding=padding)
+    return values[:3, 0] / values[3, 0].clamp(min=1e-6)
