@@ -36,7 +36,8 @@ def published() -> list[str]:
 def test_the_archive_holds_what_the_host_needs_and_no_more() -> None:
     names = published()
     entries = {name.split("/")[0] for name in names}
-    needed = {"__init__.py", "asymvq", "nodes", "web", "workflows", "pyproject.toml", "requirements.txt", "LICENSE"}
+    needed = {"__init__.py", "asymvq", "nodes", "subgraphs", "web", "workflows", "pyproject.toml", "requirements.txt",
+              "LICENSE"}  # fmt: skip
     assert needed <= entries
     assert entries <= needed | {"README.md", "CHANGELOG.md", "SECURITY.md", "locales"}
     assert "asymvq/assets/demo.safetensors" in names

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
+import build_subgraphs
+import build_workflows
 import pytest
 from PIL import Image
 
 WORKFLOWS = sorted((Path(__file__).parents[1] / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((Path(__file__).parents[1] / "subgraphs").glob("*.json"))
 TITLE = 30  # what the host draws above a node's position
 MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 LOADERS = {
@@ -39,8 +41,7 @@ def test_all_are_here() -> None:
 
 
 def test_they_are_what_the_builder_writes(path: Path, graph: dict[str, Any]) -> None:
-    built = runpy.run_path(str(path.parents[1] / "tools" / "build_workflows.py"))
-    assert built["graph"](path.stem, built["GRAPHS"][path.stem]) == graph
+    assert build_workflows.graph(path.stem, build_workflows.GRAPHS[path.stem]) == graph
 
 
 def test_links_and_slots_agree(graph: dict[str, Any]) -> None:
@@ -111,3 +112,40 @@ def test_it_has_a_thumbnail(path: Path) -> None:
         assert picture.format == "JPEG"
         assert picture.size == (400, 400)
     assert path.with_suffix(".jpg").stat().st_size < 100_000
+
+
+@pytest.fixture(params=BLUEPRINTS, ids=lambda path: path.stem)
+def blueprint(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return request.param.stem, json.loads(request.param.read_text("utf-8"))
+
+
+def test_blueprints_are_what_the_builder_writes(blueprint: tuple[str, dict[str, Any]]) -> None:
+    name, saved = blueprint
+    assert build_subgraphs.BLUEPRINTS.keys() == {path.stem for path in BLUEPRINTS}
+    assert build_subgraphs.built(name) == saved
+
+
+def test_wires_and_ends_of_a_blueprint_agree(blueprint: tuple[str, dict[str, Any]]) -> None:
+    name, saved = blueprint
+    (outer,), (inner,) = saved["nodes"], saved["definitions"]["subgraphs"]
+    assert outer["type"] == inner["id"]
+    assert outer["title"] == inner["name"] == name
+    assert inner["description"]
+    assert saved["extra"]["BlueprintSearchAliases"]
+    links = {link["id"]: link for link in inner["links"]}
+    assert len(links) == len(inner["links"]) == inner["state"]["lastLinkId"]
+    nodes = {node["id"]: node for node in inner["nodes"]}
+    starts, ends = inner["inputNode"]["id"], inner["outputNode"]["id"]
+    for link in links.values():
+        start = inner["inputs"] if link["origin_id"] == starts else nodes[link["origin_id"]]["outputs"]
+        end = inner["outputs"] if link["target_id"] == ends else nodes[link["target_id"]]["inputs"]
+        assert start[link["origin_slot"]]["type"] == end[link["target_slot"]]["type"] == link["type"]
+    for side in ("inputs", "outputs"):
+        names = [slot["name"] for slot in inner[side]]
+        assert names == [slot["name"] for slot in outer[side]]
+        for slot in inner[side]:
+            assert slot["linkIds"]
+            assert all(links[number]["type"] == slot["type"] for number in slot["linkIds"])
+    for node in nodes.values():  # nothing that needs a wire is without
+        assert all(slot["link"] for slot in node["inputs"] if "widget" not in slot)
+    assert {number for number, _ in outer["properties"]["proxyWidgets"]} <= {str(number) for number in nodes}

@@ -2,352 +2,46 @@
 
     python tools/build_workflows.py
 
-A graph is groups from left to right, a group is stacks of nodes from top to bottom. A wire is named by where it comes
-from: "loader" is that node's first output, "pictures.mask" one by its name.
+A graph is groups from left to right, a group is stacks of nodes from top to bottom.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import uuid
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+
+from graph_fragments import (
+    BLUE,
+    EDIT_NOTE,
+    GREEN,
+    INPAINT_WIRES,
+    KEEP_EXACTLY,
+    OFFER,
+    ORANGE,
+    SAMPLER_15,
+    SAMPLER_BY_EXAMPLE,
+    TRAINING,
+    VAE_1_5X,
+    VIOLET,
+    around,
+    ask,
+    by_example,
+    compare,
+    conditioned_by,
+    decode,
+    keep,
+    large_pictures,
+    note,
+    paint,
+    picture,
+    plain,
+    put_back,
+    stitched,
+)
+from graph_layout import graph
+from graph_nodes import Group, Node
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
-OURS, STOCK = {"cnr_id": "asymvq", "ver": "0.1.0"}, {"cnr_id": "comfy-core", "ver": "0.33.0"}
-TITLE, GAP, PADDING, GROUP_TITLE = 30, 25, 20, 50
-FOOTER = 20  # Nodes 2.0 draw "Show advanced inputs" below a node
-SCALE, OFFSET = 0.75, (110, 150)  # how it opens (web/desk.js): readable, from its upper left corner on
-MUTED = 2  # the host's mode of a node that is left out of a run
-BLUE, GREEN, ORANGE, VIOLET = "#3f789e", "#3f8f5f", "#b06634", "#8a5a9e"
-NOTE_COLOR, OURS_COLOR = ("#432", "#653"), ("#233", "#355")
-
-# what a node takes by wire and what it gives, in its schema's order; "widget": an input that is a widget too
-SOCKETS = {
-    "AsymVQAlign": (
-        "edited IMAGE, source IMAGE, mask MASK",
-        "aligned IMAGE, shift_x FLOAT, shift_y FLOAT, scale FLOAT, rotation FLOAT",
-    ),
-    "AsymVQHarmonise": ("edited IMAGE, source IMAGE, mask MASK", "IMAGE IMAGE"),
-    "AsymVQInpaintCrop": ("image IMAGE, mask MASK", "image IMAGE, mask MASK, crop ASYMVQ_CROP"),
-    "AsymVQStitch": ("crop ASYMVQ_CROP, image IMAGE", "IMAGE IMAGE"),
-    "CFGGuider": ("model MODEL, positive CONDITIONING, negative CONDITIONING", "GUIDER GUIDER"),
-    "CFGNorm": ("model MODEL", "patched_model MODEL"),
-    "CLIPLoader": ("", "CLIP CLIP"),
-    "CreateVideo": ("images IMAGE, audio AUDIO, fps FLOAT widget", "VIDEO VIDEO"),
-    "DifferentialDiffusion": ("model MODEL", "MODEL MODEL"),
-    "EmptyFlux2LatentImage": ("width INT widget, height INT widget", "LATENT LATENT"),
-    "Flux2Scheduler": ("width INT widget, height INT widget", "SIGMAS SIGMAS"),
-    "FluxKontextImageScale": ("image IMAGE", "IMAGE IMAGE"),
-    "FluxKontextMultiReferenceLatentMethod": ("conditioning CONDITIONING", "CONDITIONING CONDITIONING"),
-    "GetImageSize": ("image IMAGE", "width INT, height INT, batch_size INT"),
-    "GetVideoComponents": ("video VIDEO", "images IMAGE, audio AUDIO, fps FLOAT"),
-    "ImageFromBatch": ("image IMAGE", "IMAGE IMAGE"),
-    "ImageScale": ("image IMAGE", "IMAGE IMAGE"),
-    "ImageScaleToTotalPixels": ("image IMAGE", "IMAGE IMAGE"),
-    "KSamplerSelect": ("", "SAMPLER SAMPLER"),
-    "LoadVideo": ("", "VIDEO VIDEO"),
-    "LoraLoaderModelOnly": ("model MODEL", "MODEL MODEL"),
-    "ModelSamplingAuraFlow": ("model MODEL", "MODEL MODEL"),
-    "ModelSamplingSD3": ("model MODEL", "MODEL MODEL"),
-    "RandomNoise": ("", "NOISE NOISE"),
-    "ReferenceLatent": ("conditioning CONDITIONING, latent LATENT", "CONDITIONING CONDITIONING"),
-    "SAM3_Detect": ("model MODEL, image IMAGE, conditioning CONDITIONING", "masks MASK, bboxes BOUNDING_BOX"),
-    "SamplerCustomAdvanced": (
-        "noise NOISE, guider GUIDER, sampler SAMPLER, sigmas SIGMAS, latent_image LATENT",
-        "output LATENT, denoised_output LATENT",
-    ),
-    "SaveVideo": ("video VIDEO", "video VIDEO"),
-    "SetLatentNoiseMask": ("samples LATENT, mask MASK", "LATENT LATENT"),
-    "TextEncodeQwenImageEditPlus": ("clip CLIP, vae VAE, image1 IMAGE", "CONDITIONING CONDITIONING"),
-    "TrimVideoLatent": ("samples LATENT, trim_amount INT widget", "LATENT LATENT"),
-    "WanVaceToVideo": (
-        "positive CONDITIONING, negative CONDITIONING, vae VAE, control_video IMAGE, control_masks MASK, width "
-        "INT widget, height INT widget, length INT widget",
-        "positive CONDITIONING, negative CONDITIONING, latent LATENT, trim_latent INT",
-    ),
-    "InvertMask": ("mask MASK", "MASK MASK"),
-    "MaskToImage": ("mask MASK", "IMAGE IMAGE"),
-    "AsymVQCompare": (
-        "reference IMAGE, results.result_1 IMAGE, results.result_2 IMAGE, mask MASK",
-        "panel IMAGE, kept_error FLOAT, masked_error FLOAT, border_error FLOAT, seam_error FLOAT, colour_error FLOAT, "
-        "masked_psnr FLOAT, masked_ssim FLOAT, gradient_error FLOAT",
-    ),
-    "AsymVQLossPlot": ("loss_map LOSS_MAP", "IMAGE IMAGE"),
-    "AsymVQTrain": ("vae VAE, images IMAGE", "VAE VAE, loss_map LOSS_MAP, path STRING"),
-    "AsymVQCropAroundMask": ("image IMAGE, mask MASK", "image IMAGE, mask MASK, x INT, y INT"),
-    "AsymVQDemoPictures": ("", "picture IMAGE, mask MASK, example IMAGE"),
-    "AsymVQLoader": ("", "VAE VAE"),
-    "AsymVQRandomMask": ("", "MASK MASK"),
-    "AsymVQPaintByExampleConditioning": (
-        "clip_vision CLIP_VISION, head PBE_HEAD, vae VAE, image IMAGE, mask MASK, example IMAGE",
-        "positive CONDITIONING, negative CONDITIONING, latent LATENT",
-    ),
-    "AsymVQPaintByExampleLoader": ("", "MODEL MODEL, CLIP_VISION CLIP_VISION, PBE_HEAD PBE_HEAD, VAE VAE"),
-    "AsymVQDecode": ("samples LATENT, vae VAE, image IMAGE, mask MASK", "IMAGE IMAGE"),
-    "CheckpointLoaderSimple": ("", "MODEL MODEL, CLIP CLIP, VAE VAE"),
-    "CLIPTextEncode": ("clip CLIP", "CONDITIONING CONDITIONING"),
-    "ConditioningZeroOut": ("conditioning CONDITIONING", "CONDITIONING CONDITIONING"),
-    "DualCLIPLoader": ("", "CLIP CLIP"),
-    "EmptyLatentImage": ("", "LATENT LATENT"),
-    "FluxGuidance": ("conditioning CONDITIONING", "CONDITIONING CONDITIONING"),
-    "GrowMask": ("mask MASK", "MASK MASK"),
-    "ImageCompositeMasked": (
-        "destination IMAGE, source IMAGE, mask MASK, x INT widget, y INT widget",
-        "IMAGE IMAGE",
-    ),
-    "InpaintModelConditioning": (
-        "positive CONDITIONING, negative CONDITIONING, vae VAE, pixels IMAGE, mask MASK",
-        "positive CONDITIONING, negative CONDITIONING, latent LATENT",
-    ),
-    "KSampler": (
-        "model MODEL, positive CONDITIONING, negative CONDITIONING, latent_image LATENT",
-        "LATENT LATENT",
-    ),
-    "LatentCompositeMasked": ("destination LATENT, source LATENT, mask MASK", "LATENT LATENT"),
-    "LoadImage": ("", "IMAGE IMAGE, MASK MASK"),
-    "MarkdownNote": ("", ""),
-    "PreviewImage": ("images IMAGE", ""),
-    "SaveImage": ("images IMAGE", ""),
-    "UNETLoader": ("", "MODEL MODEL"),
-    "VAEDecode": ("samples LATENT, vae VAE", "IMAGE IMAGE"),
-    "VAEEncode": ("pixels IMAGE, vae VAE", "LATENT LATENT"),
-    "VAELoader": ("", "VAE VAE"),
-}
-
-FILES = {  # where a file is to lie, and its repository and path on Hugging Face
-    "vae": [
-        "cross-attention/asymmetric-autoencoder-kl-x-1-5/resolve/main/diffusion_pytorch_model.safetensors",
-        "yikaiwang/ASUKA-FLUX.1-Fill/resolve/main/asuka_decoder.ckpt",
-        "Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors",
-        "Comfy-Org/flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors",
-        "Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files/vae/qwen_image_vae.safetensors",
-        "Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/vae/wan_2.1_vae.safetensors",
-    ],
-    "checkpoints": [
-        "webui/stable-diffusion-inpainting/resolve/main/sd-v1-5-inpainting.safetensors",
-        "Fantasy-Studio/Paint-by-Example/resolve/refs%2Fpr%2F3/model.safetensors",
-        "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
-        "stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
-        "Comfy-Org/sam3.1/resolve/main/checkpoints/sam3.1_multiplex_fp16.safetensors",
-    ],
-    "diffusion_models": [
-        "Comfy-Org/flux1-dev/resolve/main/split_files/diffusion_models/flux1-fill-dev.safetensors",
-        "black-forest-labs/FLUX.2-klein-4b-fp8/resolve/main/flux-2-klein-4b-fp8.safetensors",
-        "Comfy-Org/Qwen-Image-Edit_ComfyUI/resolve/main/split_files/diffusion_models/"
-        "qwen_image_edit_2511_fp8mixed.safetensors",
-        "Comfy-Org/z_image_turbo/resolve/main/split_files/diffusion_models/z_image_turbo_bf16.safetensors",
-        "Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/diffusion_models/wan2.1_vace_14B_fp16.safetensors",
-    ],
-    "loras": [
-        "lightx2v/Qwen-Image-Edit-2511-Lightning/resolve/main/"
-        "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors",
-    ],
-    "text_encoders": [
-        "comfyanonymous/flux_text_encoders/resolve/main/clip_l.safetensors",
-        "comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp8_e4m3fn_scaled.safetensors",
-        "Comfy-Org/z_image_turbo/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors",
-        "Comfy-Org/HunyuanVideo_1.5_repackaged/resolve/main/split_files/text_encoders/"
-        "qwen_2.5_vl_7b_fp8_scaled.safetensors",
-        "Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/text_encoders/"
-        "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
-    ],
-}
-MODELS = {
-    path.rsplit("/", 1)[1]: {
-        "name": path.rsplit("/", 1)[1],
-        "url": f"https://huggingface.co/{path}",
-        "directory": directory,
-    }
-    for directory, paths in FILES.items()
-    for path in paths
-}
-
-
-@dataclass(frozen=True)
-class Node:
-    name: str
-    type: str
-    height: int
-    values: tuple[Any, ...] = ()
-    wires: dict[str, str] = field(default_factory=dict)
-    title: str = ""
-    muted: bool = False
-
-    @property
-    def inputs(self) -> list[list[str]]:
-        """Name and type of each, and "widget" where it is one too."""
-        return [socket.split() for socket in filter(None, SOCKETS[self.type][0].split(", "))]
-
-    @property
-    def outputs(self) -> list[list[str]]:
-        return [socket.split() for socket in filter(None, SOCKETS[self.type][1].split(", "))]
-
-    @property
-    def properties(self) -> dict[str, Any]:
-        if self.type == "MarkdownNote":
-            return {}
-        properties = {"Node name for S&R": self.type, **(OURS if self.type.startswith("AsymVQ") else STOCK)}
-        models = [MODELS[value] for value in self.values if value in MODELS]
-        return {**properties, "models": models} if models else properties
-
-    @property
-    def look(self) -> dict[str, str]:
-        title = {"title": self.title} if self.title else {}
-        if self.type == "MarkdownNote" or self.type.startswith("AsymVQ"):
-            title["color"], title["bgcolor"] = NOTE_COLOR if self.type == "MarkdownNote" else OURS_COLOR
-        return title
-
-
-@dataclass(frozen=True)
-class Group:
-    title: str
-    color: str
-    stacks: list[tuple[int, list[Node]]]  # width, nodes from top to bottom
-
-
-def note(text: str, title: str = "Note") -> Node:
-    return Node("", "MarkdownNote", 0, (text,), title=title)
-
-
-def ask(name: str, text: str, clip: str, title: str) -> Node:
-    return Node(name, "CLIPTextEncode", 150, (text,), {"clip": clip}, title)
-
-
-def picture(size: str, title: str = "2 · Picture and mask") -> Group:
-    return Group(title, VIOLET, [(360, [
-        note(f"Load a picture, right-click it, **Open in MaskEditor**, paint what is to change, save. {size}",
-             "Paint the mask"),
-        Node("picture", "LoadImage", 420, ("example.png", "image"), title="Load your picture, paint the mask"),
-    ])])  # fmt: skip
-
-
-def paint(title: str, values: tuple[Any, ...], wires: dict[str, str]) -> Group:
-    return Group(title, VIOLET, [(340, [Node("sampler", "KSampler", 270, values, wires)])])
-
-
-def conditioned_by(positive: str, negative: str) -> Node:
-    wires = {"positive": positive, "negative": negative, "vae": "vae", "pixels": "picture", "mask": "picture.MASK"}
-    return Node("conditioning", "InpaintModelConditioning", 150, (True,), wires)
-
-
-def by_example(name: str, image: str, mask: str) -> Node:
-    wires = {
-        "clip_vision": "loader.CLIP_VISION", "head": "loader.PBE_HEAD", "vae": "loader.VAE", "image": image,
-        "mask": mask, "example": "example",
-    }  # fmt: skip
-    return Node(name, "AsymVQPaintByExampleConditioning", 190, ("stretch",), wires)
-
-
-def large_pictures() -> Group:
-    """Paint by Example once more, on a part of the picture; muted, so that a run does not do both."""
-    nodes = [
-        Node("part", "AsymVQCropAroundMask", 150, (512,), {"image": "picture", "mask": "picture.MASK"}),
-        by_example("part_conditioning", "part.image", "part.mask"),
-        Node("part_sampler", "KSampler", 270, SAMPLER_BY_EXAMPLE, {
-            "model": "loader", "positive": "part_conditioning.positive", "negative": "part_conditioning.negative",
-            "latent_image": "part_conditioning.latent",
-        }),
-        Node("part_ours", "AsymVQDecode", 350, KEEP_EXACTLY, {
-            "samples": "part_sampler", "vae": "vae", "image": "part.image", "mask": "part.mask",
-        }),
-        Node("whole", "ImageCompositeMasked", 150, (0, 0, False), {
-            "destination": "picture", "source": "part_ours", "x": "part.x", "y": "part.y",
-        }, "Put the part back"),
-        Node("", "SaveImage", 380, ("asymvq/paint_by_example",), {"images": "whole"}, "The whole picture"),
-    ]  # fmt: skip
-    nodes = [replace(node, muted=True) for node in nodes]
-    text = note("For pictures much larger than 512 pixels: only the square around the mask is painted, in the "
-                "picture's own pixels, and put back. Nothing is scaled.\n\nThis group sleeps. To use it, select its "
-                "nodes and press **Ctrl + M**; put groups 4 to 6 to sleep in the same way.",
-                "When your picture is large")  # fmt: skip
-    stacks = [(380, [text, *nodes[:2]]), (380, nodes[2:4]), (400, nodes[4:])]
-    return Group("7 · Large pictures: crop around the mask", VIOLET, stacks)
-
-
-def keep(samples: str, source: str, mask: str, harmonise: float = 1.0) -> Node:
-    wires = {"samples": samples, "vae": "vae", "image": source, "mask": mask}
-    return Node("ours", "AsymVQDecode", 350, (*KEEP_EXACTLY[:-1], harmonise), wires)
-
-
-def plain(samples: str, vae: str, title: str) -> Node:
-    return Node("plain", "VAEDecode", 60, wires={"samples": samples, "vae": vae}, title=title)
-
-
-def decode(plain_vae: str, plain_title: str) -> Group:
-    return Group("5 · Decode", GREEN, [(340, [
-        plain("sampler", plain_vae, plain_title),
-        keep("sampler", "picture", "picture.MASK"),
-    ])])  # fmt: skip
-
-
-def panel(before: tuple[str, str], ours: tuple[str, str], source: str, mask: str) -> Node:
-    """Two results, name and wire each, beside the source."""
-    return Node("", "AsymVQCompare", 620, (f"{before[0]}\n{ours[0]}", "kept pixels", 10.0, False), {
-        "reference": source, "results.result_1": before[1], "results.result_2": ours[1], "mask": mask,
-    })  # fmt: skip
-
-
-def compare(title: str, before: str, ours: str, prefix: str, source: str, mask: str) -> Group:
-    """The result, and a panel of both decodes beside their source."""
-    return Group(title, ORANGE, [
-        (400, [Node("", "SaveImage", 380, (f"asymvq/{prefix}",), {"images": "ours"}, ours[0].upper() + ours[1:])]),
-        (620, [panel((before, "plain"), (ours, "ours"), source, mask)]),
-    ])  # fmt: skip
-
-
-def around(size: tuple[Any, ...], source: str = "picture", mask: str | None = "picture.MASK", *,
-           context: int = 64, expand: tuple[int, int, int, int] = (0, 0, 0, 0), grow: int = 0) -> Node:  # fmt: skip
-    wires = {"image": source, **({} if mask is None else {"mask": mask})}
-    return Node("part", "AsymVQInpaintCrop", 440, (context, 0.25, *size, "16", *expand, grow), wires)
-
-
-def stitched(prefix: str, number: int = 6) -> Group:
-    return Group(f"{number} · Put back and save", ORANGE, [(460, [
-        Node("whole", "AsymVQStitch", 130, (1.0, False), {"crop": "part.crop", "image": "ours"}),
-        Node("", "SaveImage", 460, (f"asymvq/{prefix}",), {"images": "whole"}, "The whole picture"),
-    ])])  # fmt: skip
-
-
-def put_back(prefix: str) -> list[Group]:
-    """An edit of the whole picture that a model gave back: laid over the source, harmonised, compared."""
-    return [
-        Group("4 · Align and harmonise", GREEN, [(340, [
-            Node("edit", "VAEDecode", 60, (), {"samples": "sampler", "vae": "vae"}, "The edit, as the model gives it"),
-            Node("aligned", "AsymVQAlign", 150, (), {"edited": "edit", "source": "picture", "mask": "picture.MASK"}),
-            Node("ours", "AsymVQHarmonise", 150, (1.0, 8, False),
-                 {"edited": "aligned", "source": "picture", "mask": "picture.MASK"}),
-        ])]),
-        Group("5 · Compare and save", ORANGE, [
-            (400, [Node("", "SaveImage", 380, (f"asymvq/{prefix}",), {"images": "ours"}, "Only the edit changed")]),
-            (620, [panel(("as the model gives it", "aligned"), ("aligned, harmonised", "ours"), "picture",
-                         "picture.MASK")]),
-        ]),
-    ]  # fmt: skip
-
-
-OFFER = "ComfyUI offers those that are missing for download."
-VAE_1_5X = (
-    "**diffusion_pytorch_model.safetensors**, the asymmetric VAE 1.5x → *models/vae*. Many files have this name: if "
-    "you give it a better one, choose that in *Load Asymmetric VQGAN*."
-)
-SAMPLER_15 = (1, "randomize", 25, 7.0, "dpmpp_2m", "karras", 1.0)
-SAMPLER_BY_EXAMPLE = (1, "randomize", 50, 5.0, "ipndm", "ddim_uniform", 1.0)
-TRAINING = (
-    "none", "base", 60, 0, "fixed", "asymmetric", True,
-    "fidelity", 2, 1, 64, 1e-4, 0.0, 0.2, 0.0, 0, 2.0, 0.5, 0.5, False, "auto",
-)  # fmt: skip
-KEEP_EXACTLY = ("exact", 0, "auto", 512, 64, "auto", False, 1.0)
-INPAINT_WIRES = {
-    "positive": "conditioning.positive", "negative": "conditioning.negative", "latent_image": "conditioning.latent",
-}  # fmt: skip
-
-EDIT_NOTE = (
-    "\n\nPaint the mask over what is to change, a little larger than it. The model gives the **whole** picture back, "
-    "shifted and toned: *Align* lays it over yours again, *Harmonise* keeps every pixel outside the mask."
-)
 
 GRAPHS: dict[str, list[Group]] = {
     "quickstart": [
@@ -735,76 +429,6 @@ GRAPHS: dict[str, list[Group]] = {
         ]),
     ],
 }  # fmt: skip
-
-
-def text_height(text: str, width: int) -> int:
-    """What a note needs, generously: a line is 16 high, a character 6.2 wide."""
-    lines = text.replace("## ", "").split("\n")
-    return 50 + sum(16 * math.ceil(len(line) * 6.2 / (width - 30)) if line else 12 for line in lines)
-
-
-Placed = tuple[Node, list[int], list[int]]  # with position and size
-
-
-def place(groups: list[Group]) -> tuple[list[Placed], list[dict[str, Any]]]:
-    """Every node in its place, and the groups around them. What stands below a group's first note is aligned."""
-    first = [(width, nodes[0]) for group in groups for width, nodes in group.stacks]
-    opening = max(text_height(node.values[0], width) for width, node in first if node.type == "MarkdownNote")
-    placed: list[Placed] = []
-    boxes = []
-    left = 0
-    for number, group in enumerate(groups, 1):
-        x, bottom = left + PADDING, 0
-        for width, nodes in group.stacks:
-            y = GROUP_TITLE + TITLE
-            for node in nodes:
-                height = node.height or (opening if node is nodes[0] else text_height(node.values[0], width))
-                placed.append((node, [x, y], [width, height]))
-                y += height + GAP + TITLE
-            bottom = max(bottom, y - GAP - TITLE + FOOTER + PADDING)
-            x += width + PADDING
-        box = {"id": number, "title": group.title, "bounding": [left, 0, x - left, bottom], "color": group.color}
-        boxes.append({**box, "font_size": 24})
-        left = x + GAP
-    return placed, boxes
-
-
-def graph(name: str, groups: list[Group]) -> dict[str, Any]:
-    placed, boxes = place(groups)
-    numbers = {node.name: number for number, (node, _, _) in enumerate(placed, 1)}
-    links: list[list[Any]] = []
-    for number, (node, _, _) in enumerate(placed, 1):
-        slots = [socket for socket, *_ in node.inputs]
-        for socket, wire in node.wires.items():
-            origin, _, output = wire.partition(".")
-            outputs = placed[numbers[origin] - 1][0].outputs
-            origin_slot = [name for name, _ in outputs].index(output) if output else 0
-            slot = slots.index(socket)
-            links.append([len(links) + 1, numbers[origin], origin_slot, number, slot, node.inputs[slot][1]])
-    into = {(link[3], link[4]): link[0] for link in links}
-    nodes = [
-        {
-            "id": number, "type": node.type, "pos": position, "size": size, "flags": {}, "order": number - 1,
-            "mode": MUTED if node.muted else 0,
-            "inputs": [
-                {"name": socket, "type": kind, **({"widget": {"name": socket}} if widget else {}),
-                 "link": into.get((number, slot))}
-                for slot, (socket, kind, *widget) in enumerate(node.inputs)
-            ],
-            "outputs": [
-                {"name": socket, "type": kind, "links": [link[0] for link in links if link[1:3] == [number, slot]]}
-                for slot, (socket, kind) in enumerate(node.outputs)
-            ],
-            "properties": node.properties, "widgets_values": list(node.values), **node.look,
-        }
-        for number, (node, position, size) in enumerate(placed, 1)
-    ]  # fmt: skip
-    return {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"asymvq/{name}")), "revision": 0, "last_node_id": len(nodes),
-        "last_link_id": len(links), "nodes": nodes, "links": links, "groups": boxes, "config": {},
-        "extra": {"asymvq_view": {"scale": SCALE, "offset": list(OFFSET)}},
-        "version": 0.4,
-    }  # fmt: skip
 
 
 def main() -> None:

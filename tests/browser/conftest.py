@@ -134,6 +134,20 @@ class Frontend:
         self.page.goto(self.server.url)
         self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph", timeout=LOAD_MS)
 
+    def search(self, term: str) -> Any:
+        """Types it where an artist looks for nodes; the results."""
+        dialog = self.page.get_by_role("dialog")
+        for _ in range(20):  # a first start shows the templates, at some time
+            self.page.keyboard.press("Escape")
+            self.page.wait_for_timeout(500)
+            self.page.mouse.dblclick(900, 400)
+            self.page.wait_for_timeout(500)
+            if dialog.get_by_role("option").count():
+                break
+        self.page.keyboard.type(term)
+        self.page.wait_for_timeout(1000)  # the list is not that of a part of the term
+        return dialog.get_by_role("option")
+
     def texts(self) -> dict[str, str]:
         """What stands on nodes, by their kinds."""
         return self.page.evaluate(

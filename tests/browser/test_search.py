@@ -20,16 +20,7 @@ SEEN = 10
 
 def test_the_nodes_are_among_the_results_in_view(frontend: Frontend) -> None:
     frontend.open_empty()
-    frontend.page.wait_for_timeout(1500)
-    frontend.page.keyboard.press("Escape")  # a first start shows the templates
-    frontend.page.wait_for_timeout(500)
-    options = frontend.page.get_by_role("option")
     for term, title in WANTED.items():
-        frontend.page.mouse.dblclick(900, 500)
-        frontend.page.wait_for_timeout(500)
-        frontend.page.keyboard.type(term)
+        options = frontend.search(term)
         options.filter(has_text=title).first.wait_for()
-        frontend.page.wait_for_timeout(500)  # the list is not that of a part of the term
         assert title in [text.split("\n")[0] for text in options.all_inner_texts()][:SEEN], term
-        frontend.page.keyboard.press("Escape")
-        frontend.page.wait_for_timeout(300)

@@ -30,7 +30,7 @@ CLIP_L = {
 
 def noise(shape: tuple[int, ...], name: str) -> Tensor:
     """Norms around 1, biases around 0, matrices that keep their input's scale: views of a few thousand values."""
-    strides = [1, 7, 3, 5][: len(shape)][::-1]
+    strides = [1, 7, 3, 5, 2][: len(shape)][::-1]
     count = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     generator = torch.Generator().manual_seed(len(name) + 31 * count)
     fan_in = math.prod(shape[1:])

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from .conftest import PACK
+from .graphs import values_of
 from .server import Server, error_of
 
 ASSETS = PACK / "asymvq" / "assets"
@@ -63,6 +64,19 @@ def test_the_prompt_is_the_workflow() -> None:
 def test_the_workflows_are_offered(server: Server) -> None:
     (names,) = server.get("/workflow_templates").values()
     assert sorted(names) == sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
+
+
+def test_the_blueprints_are_offered(server: Server) -> None:
+    entries = [entry for entry in server.get("/global_subgraphs").values() if entry["source"] == "custom_node"]
+    assert {entry["name"] for entry in entries} == {path.stem for path in (PACK / "subgraphs").glob("*.json")}
+    kinds = server.get("/object_info")
+    for number, entry in server.get("/global_subgraphs").items():
+        if entry in entries:
+            saved = json.loads(server.get(f"/global_subgraphs/{number}")["data"])
+            for node in saved["definitions"]["subgraphs"][0]["nodes"]:
+                shown = saved["nodes"][0]["properties"]["proxyWidgets"]
+                names = {widget for owner, widget in shown if owner == str(node["id"])} - {"control_after_generate"}
+                assert names <= values_of(kinds[node["type"]], node["widgets_values"]).keys()
 
 
 @pytest.mark.parametrize("page", sorted((PACK / "web" / "docs").glob("*.md")), ids=lambda page: page.stem)
