@@ -76,7 +76,8 @@ def _condition(condition: dict[str, Any] | None) -> str:
     if condition is None:
         return "none: a plain decoder"
     if condition.get("kind") == ConditionKind.AFFINE.value:
-        return f"affine, {condition['channels']} channels: kept pixels scale and shift the decoder's features"
+        sees = ", and so do the plain decode's errors" if condition.get("sees_errors") else ""
+        return f"affine, {condition['channels']} channels: kept pixels scale and shift the decoder's features{sees}"
     sees = "the kept pixels and the mask" if condition["sees_mask"] else "the kept pixels"
     return f"sees {sees}; mask reduction: {condition['mask_reduction']}"
 

@@ -70,7 +70,7 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
     composed: bool = False
     """The losses see the source's kept pixels in the output, as in the result of an exact decode: the network need not
     learn to draw them."""
-    through_harmonise: float = 0.0
+    through_harmonise: float = 0.8
     """Share of the conditioned samples of which the losses see what harmonising makes of the output: the decoder learns
     what harmonising cannot do."""
     sum_pixels: bool = False
@@ -162,7 +162,13 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
         return cls(**values)
 
 
-UNKNOWN_TO_OLD_RUNS: dict[str, Any] = {"varying": 0.0, "inside": 0.0, "softened": 0.0, "held_out": 0.0}
+UNKNOWN_TO_OLD_RUNS: dict[str, Any] = {
+    "varying": 0.0,
+    "inside": 0.0,
+    "softened": 0.0,
+    "through_harmonise": 0.0,
+    "held_out": 0.0,
+}
 """What a run of a version without these settings is made with, to its end."""
 
 
@@ -198,8 +204,8 @@ RECIPES: dict[str, Recipe] = {
     "quick": Recipe(),
     "fidelity": Recipe(lpips=0.0, ssim=0.2),
     "paper": Recipe(
-        steps=200_000, batch=10, condition=ConditionKind.BLEND, harmonise=0.0, latent_noise=0.0, border=0.0,
-        adversarial=0.8, adversarial_start=50_001, sum_pixels=True, held_out=0.0,
+        steps=200_000, batch=10, condition=ConditionKind.BLEND, harmonise=0.0, through_harmonise=0.0, latent_noise=0.0,
+        border=0.0, adversarial=0.8, adversarial_start=50_001, sum_pixels=True, held_out=0.0,
         lr=4.5e-6, decoder_lr=1.0, scale_lr=True, betas=(0.5, 0.9), warm_up=5000, final_lr=1e-6, clip=0.0, average=0.0,
     ),
 }  # fmt: skip

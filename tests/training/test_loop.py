@@ -98,7 +98,7 @@ class TestHeldOut:
 
     def test_runs_of_before_are_not_measured(self, vae, pictures, tmp_path, recipe):
         out, whole = tmp_path / "out.safetensors", tmp_path / "whole.safetensors"
-        before = dataclasses.replace(TINY, varying=0.0, inside=0.0, softened=0.0, held_out=0.0)
+        before = dataclasses.replace(TINY, **UNKNOWN_TO_OLD_RUNS)
         for report in (reports := iter(training(vae, pictures, out, before))):
             if report.step == 3:
                 reports.close()
@@ -202,7 +202,7 @@ class TestLoop:
         reports = list(training(vae, pictures, out, recipe))
         assert [report.step for report in reports] == list(range(1, 61))
         losses = [report.loss for report in reports]
-        assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+        assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
         assert {"kept", "generated"} <= reports[0].figures.keys()
         assert reports[-1].saved
         assert reports[-1].seconds_left == 0
