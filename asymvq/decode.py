@@ -7,7 +7,8 @@ else is the same for it and for a script.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from .compose import Keep, check_strength, compose
-from .harmonise import harmonise as harmonised
+from .crop import Box
+from .harmonise import Picture, check_frames, harmonise_each
 from .masks import edited
 from .network import Network
 from .plan import Region, make_plan
@@ -57,6 +59,7 @@ def decode(
     harmonise: float = 0.0,
     noise_mask: bool = False,
     smaller_tiles: bool = True,
+    frames: int = 1,
 ) -> Tensor:
     """A picture of the size of `image`, or of the latent times the factor where there is none.
 
@@ -86,6 +89,7 @@ def decode(
             source's own; only harmonising asks (`asymvq.harmonise`).
         smaller_tiles: whether it is tried again where memory runs out: fewer at once, then in tiles of FIRST_TILE, then
             in halves of those down to SMALLEST_TILE. The log says so. False: the error is raised.
+        frames: so many pictures in a row are frames of one video, harmonised steadily (`asymvq.harmonise`).
 
     Returns:
         (B, 3, H, W) float32 in about [-1, 1] (source pixels are returned as they came).
@@ -100,7 +104,7 @@ def decode(
     return decode_source(
         vae, latent, source,
         keep=keep, region=region, tile=tile, overlap=overlap, retry_tile=FIRST_TILE if smaller_tiles else None,
-        batch=batch, harmonise=harmonise, noise_mask=noise_mask, runtime=Runtime(progress=progress),
+        batch=batch, harmonise=harmonise, noise_mask=noise_mask, frames=frames, runtime=Runtime(progress=progress),
     )  # fmt: skip
 
 
@@ -129,6 +133,7 @@ def decode_source(
     batch: int | None = 1,
     harmonise: float = 0.0,
     noise_mask: bool = False,
+    frames: int = 1,
     image_range: tuple[float, float] = (-1.0, 1.0),
     dtype: torch.dtype = torch.float32,
     runtime: Runtime | None = None,
@@ -151,16 +156,17 @@ def decode_source(
     runtime = runtime or Runtime()
     if source is not None:
         latent = source.cycled(latent)
-        if keep is Keep.EXACT and source.unedited():
-            whole = source.slice(0, latent.shape[0]).image.to(runtime.output_device or latent.device, dtype)
-            return whole.expand(latent.shape[0], -1, -1, -1).clone()
+    check_frames(frames, latent.shape[0])
+    if source is not None and keep is Keep.EXACT and source.unedited():
+        whole = source.slice(0, latent.shape[0]).image.to(runtime.output_device or latent.device, dtype)
+        return whole.expand(latent.shape[0], -1, -1, -1).clone()
     if not is_finite(latent):
         raise ValueError("Expected a finite latent, but it holds NaN or infinity: the step before it went wrong.")
     limit = latent.shape[0] if batch is None else batch
     while True:
         plan = make_plan(network, latent, source, keep=keep, region=region, tile=tile, overlap=overlap)
         side, at_once = network.factor * max(plan.largest), 1
-        work = _Work(network, latent, source, plan, keep, harmonise, noise_mask, image_range, dtype, runtime)
+        work = _Work(network, latent, source, plan, keep, harmonise, noise_mask, frames, image_range, dtype, runtime)
         try:
             at_once = work.at_once(limit)
             return work.done(at_once)
@@ -181,6 +187,24 @@ def decode_source(
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Some of the pictures, as far as they are decoded."""
+
+    latent: Tensor
+    plan: Plan
+    source: Source | None
+    signed: Source | None
+    """The same with its image in [-1, 1]."""
+    decoded: Tensor
+    witness: Tensor
+    """(B or 1, 1, H, W) bool: what of them is decoded."""
+    plain: list[Tensor] | None = None
+    """That of each picture without a condition, where `decoded` had one."""
+    whole: Tensor | None = None
+    """As `decoded` was before it is harmonised, where a condition is to see that."""
+
+
+@dataclass(frozen=True)
 class _Work:
     """One try at decoding everything with one plan. Arguments as `decode_source`."""
 
@@ -191,6 +215,7 @@ class _Work:
     keep: Keep
     harmonise: float
     noise_mask: bool
+    frames: int
     image_range: tuple[float, float]
     dtype: torch.dtype
     runtime: Runtime
@@ -203,6 +228,16 @@ class _Work:
     def harmonises(self) -> bool:
         return self.source is not None and self.keep is Keep.EXACT and self.harmonise > 0
 
+    @property
+    def refines(self) -> bool:
+        """Whether the condition is shown a plain decode, harmonised."""
+        return self.conditioned and getattr(self.network, "sees_errors", False)
+
+    @property
+    def _middle_and_half(self) -> tuple[float, float]:
+        low, high = self.image_range
+        return (low + high) / 2, (high - low) / 2
+
     def at_once(self, limit: int) -> int:
         """How many of `limit` the runtime has room for."""
         device, dtype = self.runtime.place(self.network)
@@ -214,14 +249,31 @@ class _Work:
         count = self.latent.shape[0]
         parts = [(start, min(start + batch, count)) for start in range(0, count, batch)]
         runs = sum(len(list(groups(self.plan, part, batch))) for part in parts)
-        sees_errors = getattr(self.network, "sees_errors", False)
-        twice = self.conditioned and (self.harmonises or sees_errors)
+        twice = self.refines or (self.conditioned and self.harmonises)
         counted = _Counter(self.runtime.progress, runs * (2 if twice else 1))
         device = self.runtime.output_device or self.latent.device
+        begun: deque[_Part] = deque()
+
+        def pictures() -> Iterator[Picture]:
+            for start, stop in parts:
+                begun.append(self._begun(start, stop, batch, counted))
+                if self.harmonises:
+                    yield from self._pictures(begun[-1])
+
+        # of a video, parts are begun as far ahead as harmonising looks
+        harmonised = harmonise_each(
+            pictures(), strength=self.harmonise, factor=self.network.factor, noise_mask=self.noise_mask,
+            frames=self.frames,
+        )  # fmt: skip
         result: Tensor | None = None
         # part by part, so that a long batch takes little more than its result
         for start, stop in parts:
-            piece = self._part(start, stop, batch, counted).to(device, self.dtype)
+            if self.harmonises:
+                for _ in range(stop - start):
+                    next(harmonised)
+            else:
+                begun.append(self._begun(start, stop, batch, counted))
+            piece = self._finished(begun.popleft(), batch, counted).to(device, self.dtype)
             if len(parts) == 1:
                 return piece
             if result is None:
@@ -230,65 +282,61 @@ class _Work:
         assert result is not None
         return result
 
-    def _part(self, start: int, stop: int, batch: int, counted: _Counter) -> Tensor:
-        part = None if self.source is None else self.source.slice(start, stop)
-        low, high = self.image_range
-        middle, half = (low + high) / 2, (high - low) / 2
-        signed = part
-        if part is not None and self.image_range != (-1.0, 1.0):
-            signed = replace(part, image=(part.image - middle) / half)
+    def _begun(self, start: int, stop: int, batch: int, counted: _Counter) -> _Part:
+        """Some pictures as they are harmonised: before a condition that sees errors, after any other."""
+        source = None if self.source is None else self.source.slice(start, stop)
+        middle, half = self._middle_and_half
+        signed = source
+        if source is not None and self.image_range != (-1.0, 1.0):
+            signed = replace(source, image=(source.image - middle) / half)
         latent, plan = self.latent[start:stop], self.plan.slice(start, stop)
-        if signed is not None and self.conditioned and getattr(self.network, "sees_errors", False):
-            decoded = self._refined(latent, signed, plan, batch, counted)
-        else:
-            decoded = self._corrected(latent, signed, plan, batch, counted)
-        if self.image_range != (-1.0, 1.0):
-            decoded = (decoded * half + middle).clamp_(low, high)
-        if part is None:
-            return decoded
-        return compose(decoded, part, self.keep, in_place=True)
-
-    def _refined(self, latent: Tensor, signed: Source, plan: Plan, batch: int, counted: _Counter) -> Tensor:
-        """A plain decode, harmonised, then a conditional one that is shown both."""
-        plain, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
-        shown = {"plain": plain}
-        if self.harmonises:
-            shown["harmonised"] = plain.clone()
-            self._harmonise(shown["harmonised"], witness, signed, None)
-        for i, seen in enumerate(_turns(witness, len(plain))):
-            # too near a tile's edge for an error to tell anything
-            image = signed.slice(i, i + 1).crop(signed.slice(i, i + 1).image)[0].to(plain)
-            for picture in shown.values():
-                torch.where(seen, picture[i], image.nan_to_num(0, 0, 0), out=picture[i])
-        return self._decoded(latent, signed, plan, batch, counted, conditioned=True, shown=shown)[0]
-
-    def _corrected(self, latent: Tensor, signed: Source | None, plan: Plan, batch: int, counted: _Counter) -> Tensor:
-        """One decode, harmonised; a conditional one takes its colours and light from a plain one."""
+        if self.refines:
+            whole, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
+            decoded = whole.clone() if self.harmonises else whole
+            return _Part(latent, plan, source, signed, decoded, witness, whole=whole)
         plain: list[Tensor] | None = None
         if self.harmonises and self.conditioned:
             whole, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
             # of a picture of which a part is decoded, no more is held than that
-            plain = [
-                _seen(w, picture[None]).clone() for picture, w in zip(whole, _turns(witness, len(whole)), strict=True)
-            ]
+            plain = [_box(w).of(p).clone() for p, w in zip(whole, _turns(witness, len(whole)), strict=True)]
             del whole
         decoded, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=self.conditioned)
-        if signed is not None and self.harmonises:
-            self._harmonise(decoded, witness, signed, plain)
-        return decoded
+        return _Part(latent, plan, source, signed, decoded, witness, plain)
 
-    def _harmonise(self, decoded: Tensor, witness: Tensor, signed: Source, plain: list[Tensor] | None) -> None:
-        """In place, picture by picture."""
-        for i, seen in enumerate(_turns(witness, len(decoded))):
-            if not seen.any():
-                continue
-            source = signed.slice(i, i + 1)
-            image, mask = (_seen(seen, source.crop(t)) for t in (source.image, source.mask))
-            harmonised(
-                _seen(seen, decoded[i : i + 1]), image=image.to(decoded), mask=edited(mask), strength=self.harmonise,
-                plain=None if plain is None else plain[i], factor=self.network.factor,
-                witness=_seen(seen, seen[None]), noise_mask=self.noise_mask, in_place=True,
+    def _pictures(self, part: _Part) -> Iterator[Picture]:
+        """What of each picture was decoded, to be harmonised in place."""
+        assert part.signed is not None
+        for i, seen in enumerate(_turns(part.witness, len(part.decoded))):
+            box, source = _box(seen), part.signed.slice(i, i + 1)
+            image, mask = (box.of(source.crop(t)[0]) for t in (source.image, source.mask))
+            yield Picture(
+                box.of(part.decoded[i]), image.to(part.decoded), edited(mask),
+                plain=None if part.plain is None else part.plain[i], witness=box.of(seen), at=(box.top, box.left),
             )  # fmt: skip
+
+    def _finished(self, part: _Part, batch: int, counted: _Counter) -> Tensor:
+        """The harmonised pictures, after a condition that sees errors, in their source."""
+        decoded, (middle, half) = part.decoded, self._middle_and_half
+        if part.whole is not None:
+            decoded = self._refined(part, batch, counted)
+        if self.image_range != (-1.0, 1.0):
+            decoded = (decoded * half + middle).clamp_(*self.image_range)
+        return decoded if part.source is None else compose(decoded, part.source, self.keep, in_place=True)
+
+    def _refined(self, part: _Part, batch: int, counted: _Counter) -> Tensor:
+        """A conditional decode that is shown the plain one and the harmonised one."""
+        assert part.signed is not None
+        assert part.whole is not None
+        shown = {"plain": part.whole}
+        if self.harmonises:
+            shown["harmonised"] = part.decoded
+        for i, seen in enumerate(_turns(part.witness, len(part.decoded))):
+            # too near a tile's edge for an error to tell anything
+            source = part.signed.slice(i, i + 1)
+            image = source.crop(source.image)[0].to(part.decoded)
+            for picture in shown.values():
+                torch.where(seen, picture[i], image.nan_to_num(0, 0, 0), out=picture[i])
+        return self._decoded(part.latent, part.signed, part.plan, batch, counted, conditioned=True, shown=shown)[0]
 
     def _decoded(
         self,
@@ -313,13 +361,14 @@ def _turns(witness: Tensor, count: int) -> list[Tensor]:
     return [witness[i % len(witness)] for i in range(count)]
 
 
-def _seen(witness: Tensor, picture: Tensor) -> Tensor:
-    """The box of `picture` (…, H, W) outside of which no pixel of `witness` (1, H, W) is one: a view."""
-    for dim in (-2, -1):
-        seen = torch.nonzero(witness[0].any(dim=-3 - dim)).flatten()
-        start, stop = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
-        picture = picture.narrow(dim, start, stop - start)
-    return picture
+def _box(witness: Tensor) -> Box:
+    """The box outside of which no pixel of `witness` (1, H, W) is one."""
+    sides: list[tuple[int, int]] = []
+    for dim in (-1, -2):
+        seen = torch.nonzero(witness[0].any(dim=dim)).flatten()
+        sides.append((int(seen[0]), int(seen[-1]) + 1 - int(seen[0])) if len(seen) else (0, 0))
+    (top, height), (left, width) = sides
+    return Box(top, left, height, width)
 
 
 class _Counter:

@@ -30,7 +30,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from functools import partial
+from itertools import starmap
 from types import EllipsisType
 
 import torch
@@ -155,17 +156,14 @@ def harmonise_each(
 
     Of a video a frame comes once the FRAMES after it were taken: a long one takes the memory of a few.
     """
-    estimates = (_Estimate.of(picture, factor, noise_mask) for picture in pictures)
-    while (first := next(estimates, None)) is not None:
-        video = chain([first], islice(estimates, frames - 1))
-        for one, others in _beside(video, FRAMES if frames > 1 else 0):
-            one.correct(others, strength, factor)
-            yield one.decoded
+    # iterators that hold no picture once it was given: it may be a part of much more
+    estimates = map(partial(_Estimate.of, factor=factor, noise_mask=noise_mask), pictures)
+    return starmap(lambda one, others: one.correct(others, strength, factor), _beside(estimates, frames))
 
 
-def _beside(video: Iterable[_Estimate], reach: int) -> Iterator[tuple[_Estimate, list[_Drift]]]:
-    """Each frame, with what is estimated of up to `reach` before and after it."""
-    before: deque[_Drift | None] = deque(maxlen=reach)
+def _beside(estimates: Iterable[_Estimate], frames: int) -> Iterator[tuple[_Estimate, list[_Drift]]]:
+    """Each picture, with what is estimated of up to FRAMES before and after it in its video."""
+    before: deque[_Drift | None] = deque(maxlen=FRAMES)
     waiting: deque[_Estimate] = deque()
 
     def first() -> tuple[_Estimate, list[_Drift]]:
@@ -174,12 +172,13 @@ def _beside(video: Iterable[_Estimate], reach: int) -> Iterator[tuple[_Estimate,
         before.append(one.drift)
         return one, [drift for drift in others if drift is not None]
 
-    for estimate in video:
-        waiting.append(estimate)
-        if len(waiting) > reach:
+    for number, _ in enumerate(map(waiting.append, estimates), 1):
+        if number % frames == 0:
+            while waiting:
+                yield first()
+            before.clear()
+        elif len(waiting) > FRAMES:
             yield first()
-    while waiting:
-        yield first()
 
 
 Part = tuple[EllipsisType, slice, slice]
@@ -340,10 +339,10 @@ class _Estimate:
             drift = _estimate(base[around].float(), image, part, known, factor, noise_mask, at)
         return cls(picture.decoded, None if picture.plain is None else picture.plain[inside], part, drift)
 
-    def correct(self, others: Sequence[_Drift], strength: float, factor: int) -> None:
-        """In place; `others` are what is estimated of frames beside it."""
+    def correct(self, others: Sequence[_Drift], strength: float, factor: int) -> Tensor:
+        """`decoded`, in place; `others` are what is estimated of frames beside it."""
         if self.part is None or self.drift is None:
-            return
+            return self.decoded
         there, edited = self.decoded[self.part.inside], self.part.edited
         below = (there if self.plain is None else self.plain).float()
         with torch.autocast(there.device.type, enabled=False):
@@ -353,6 +352,7 @@ class _Estimate:
                 correction = low_pass(below + correction - there.float(), edited, factor * DETAIL)
             corrected = torch.where(edited, there.float() + strength * correction, there.float())
         self.decoded[self.part.inside] = corrected.to(there.dtype)
+        return self.decoded
 
 
 def _steady(own: Tensor, theirs: Sequence[Tensor], edited: Tensor) -> Tensor:

@@ -331,6 +331,24 @@ class TestVideo:
         for t, one in enumerate(harmonise_each(given, strength=1.0, factor=8, noise_mask=False, frames=4)):
             torch.testing.assert_close(one, whole[t][parts[t]], atol=1e-5, rtol=0)
 
+    @pytest.mark.parametrize("region", ["full", "masked"])
+    def test_a_decode_does_not_depend_on_how_the_batch_is_cut(self, region: str) -> None:
+        vae = asymvq.load(ASSETS / "demo.safetensors", dtype=torch.float32)
+        image = cover(read_picture(ASSETS / "picture.png"), (SIZE, SIZE))
+        mask = torch.cat([box(30 + 4 * t, 40, 40, 40) for t in range(5)])
+        with torch.inference_mode():
+            latent = vae.encode(torch.cat([(image + 0.1 + noise(0.05, t)).clamp(-1, 1) for t in range(5)]))
+            whole, *parts = (
+                asymvq.decode(vae, latent, image=image, mask=mask, region=region, harmonise=1, frames=5, batch=batch)
+                for batch in (5, 1, 2)
+            )
+            single = asymvq.decode(vae, latent, image=image, mask=mask, region=region, harmonise=1, batch=5)
+        for part in parts:
+            torch.testing.assert_close(part, whole, atol=1e-4, rtol=0)
+        flicker = [colour_error(x.diff(dim=0), x[1:] * 0, mask[1:] * mask[:-1]) for x in (single, whole)]
+        assert flicker[1] < flicker[0]
+        assert torch.equal(whole[(mask == 0).expand_as(whole)], image.expand_as(whole)[(mask == 0).expand_as(whole)])
+
     def test_frames_without_an_edit_are_passed_over(self) -> None:
         decoded, image, mask = self.clip()
         mask[2] = 0
