@@ -19,6 +19,7 @@ from asymvq.checkpoint import load, save
 from asymvq.cli import main
 from asymvq.cli.latents import read_latent, write_latent
 from asymvq.crop import centre_crop
+from asymvq.decode import decode
 from asymvq.masks import random_thick_mask
 from asymvq.pictures import cover, read_mask, read_picture, read_raster, write_picture
 
@@ -193,6 +194,26 @@ def test_decode_harmonises(
     with pytest.raises(SystemExit, match="2"):
         main(["decode", *map(str, files), "--out", "x.png", "--harmonise", "1.5"])
     assert "expected 0 to 1, but got 1.5" in capsys.readouterr().err
+
+
+def test_decode_keeps_a_video_steady(
+    vae_file: Path, latent_file: Path, picture_file: Path, mask_file: Path, tmp_path: Path
+):  # fmt: skip
+    latent = read_latent(latent_file)
+    frames = latent + 0.3 * torch.randn(3, *latent.shape[1:], generator=torch.Generator().manual_seed(0))
+    write_latent(tmp_path / "video.latent", frames)
+    image, mask = read_picture(picture_file), read_mask(mask_file)
+    files = ["--vae", vae_file, "--latent", tmp_path / "video.latent", "--image", picture_file, "--mask", mask_file]
+    with torch.inference_mode():
+        expected = decode(load(vae_file), frames, image=image, mask=mask, harmonise=1.0, frames=3)
+    results: dict[bool, list[np.ndarray]] = {}
+    for video in (False, True):
+        more = ["--harmonise", "1", "--out", str(tmp_path / f"{video}.png"), *(["--video"] if video else [])]
+        assert main(["decode", *map(str, files), *more]) == 0
+        results[video] = [np.asarray(Image.open(tmp_path / f"{video}_0000{n}.png")) for n in (1, 2, 3)]
+    steady = np.stack(results[True]) / 127.5 - 1
+    assert np.abs(steady - expected.clamp(-1, 1).movedim(1, -1).numpy()).max() < 0.01
+    assert not np.array_equal(np.stack(results[False]), np.stack(results[True]))
 
 
 def test_harmonise_puts_an_edit_into_its_source(mask_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -151,6 +151,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--noise-mask", action="store_true",
         help="the latent was made with a noise mask: --harmonise then goes by the mask's surroundings, if need be",
     )  # fmt: skip
+    decode.add_argument(
+        "--video", action="store_true",
+        help="the latents are frames of one video, in their order: --harmonise keeps colours and light steady",
+    )  # fmt: skip
     _add_tile(decode)
     _add_device(decode)
     _add_dtype(decode, "to decode in (default: the file's; float32 for small VAEs)")

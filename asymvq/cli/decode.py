@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
             pictures = decode(
                 vae, latent, image=image, mask=mask,
                 tile=args.tile, overlap=args.overlap, keep=args.keep, harmonise=args.harmonise,
-                noise_mask=args.noise_mask, progress=progress,
+                noise_mask=args.noise_mask, progress=progress, frames=latent.shape[0] if args.video else 1,
             )  # fmt: skip
     for path, picture in zip(_paths(args.out, len(pictures)), pictures, strict=True):
         write_picture(path, picture, source=source, mask=None if mask is None else mask[0], overwrite=args.overwrite)
