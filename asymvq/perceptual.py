@@ -5,18 +5,28 @@ Neither is needed to decode: the libraries are the extra `metrics` of this packa
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import logging
 import pickle
+import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
+
+from .outputs import replacing
 
 logger = logging.getLogger(__name__)
 
 LIBRARIES = "torchmetrics torch-fidelity torchvision"
+Fetched = Callable[[int, int], None]
+"""Called with the bytes that are here, and all."""
+BLOCK = 2**20
 MIN_SIZE = 16
 """Pixels: VGG-16 halves a picture four times."""
 
@@ -38,14 +48,7 @@ def load_lpips(device: torch.device | str = "cpu") -> Callable[[Tensor, Tensor],
     Raises:
         UnavailableError: a library is not installed, or the weights are neither on disk nor to be had.
     """
-    try:
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-        from torchvision.models import VGG16_Weights
-    except ImportError as error:
-        raise _not_installed("LPIPS", error) from error
-    metric = _with_weights(
-        "LPIPS", VGG16_Weights.IMAGENET1K_V1.url, lambda: LearnedPerceptualImagePatchSimilarity(net_type="vgg")
-    )
+    metric = _with_weights("LPIPS", _vgg_url(), _lpips_class())
     # The bare network: the metric around it refuses values below -1 and keeps every score it gave.
     network = metric.net.to(device)
 
@@ -58,6 +61,34 @@ def load_lpips(device: torch.device | str = "cpu") -> Callable[[Tensor, Tensor],
         return network(*(picture.to(device, torch.float32) for picture in (output, source))).flatten()
 
     return distance
+
+
+def fetch_lpips(progress: Fetched) -> None:
+    """Fetches VGG's weights, where they are missing: what `load_lpips` would do first, for hosts that show it.
+
+    Args:
+        progress: called with (done, total) bytes. What it raises ends the download, of which nothing stays.
+
+    Raises:
+        UnavailableError: as `load_lpips`.
+    """
+    _lpips_class()
+    _fetch("LPIPS", _vgg_url(), progress)
+
+
+def _lpips_class() -> Callable[[], Any]:
+    try:
+        import torchvision  # noqa: F401
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    except ImportError as error:
+        raise _not_installed("LPIPS", error) from error
+    return partial(LearnedPerceptualImagePatchSimilarity, net_type="vgg")
+
+
+def _vgg_url() -> str:
+    from torchvision.models import VGG16_Weights
+
+    return VGG16_Weights.IMAGENET1K_V1.url
 
 
 class FrechetDistance:
@@ -115,20 +146,47 @@ MetricT = TypeVar("MetricT", bound=nn.Module)
 
 def _with_weights(name: str, url: str, build: Callable[[], MetricT]) -> MetricT:
     """What `build` makes of the file of `url` in torch's cache. Fetched first if it is missing, and checked."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    # the libraries would build their networks before they look, and not all check what they fetch
+    _fetch(name, url)
     try:
-        if not file.is_file():
-            logger.info("%s: %s is missing, fetching it from %s.", name, file, url)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # the libraries would build their networks before they look, and not all check what they fetch
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rsplit("-", 1)[1])
         return build()
     # RuntimeError: a broken file, or one of another network
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UnavailableError(
-            f"Expected the weights of {name} in {file}, but could not load or fetch them ({error}). Download {url} to "
-            "that place, or set TORCH_HOME to the folder above hub/checkpoints."
-        ) from error
+        raise _unavailable(name, url, error) from error
+
+
+def _place(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+
+
+def _fetch(name: str, url: str, progress: Fetched | None = None) -> None:
+    """The file of `url` into torch's cache, with a bar on the console, where it is missing."""
+    file = _place(url)
+    if file.is_file():
+        return
+    logger.info("%s: %s is missing, fetching it from %s.", name, file, url)
+    digest, expected = hashlib.sha256(), file.stem.rsplit("-", 1)[1]
+    try:
+        with replacing(file) as temporary, urllib.request.urlopen(url, timeout=60) as answer:
+            total = int(answer.headers.get("Content-Length", 0))
+            with temporary.open("wb") as out, tqdm(total=total, unit="B", unit_scale=True, desc=file.name) as bar:
+                while block := answer.read(BLOCK):
+                    out.write(block)
+                    digest.update(block)
+                    bar.update(len(block))
+                    if progress is not None:
+                        progress(int(bar.n), max(total, int(bar.n)))
+            if not digest.hexdigest().startswith(expected):
+                raise OSError(f"what came has not the checksum {expected}")
+    except (OSError, http.client.HTTPException) as error:
+        raise _unavailable(name, url, error) from error
+
+
+def _unavailable(name: str, url: str, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"Expected the weights of {name} in {_place(url)}, but could not load or fetch them ({error}). Download {url} "
+        "to that place, or set TORCH_HOME to the folder above hub/checkpoints."
+    )
 
 
 def _not_installed(name: str, error: ImportError) -> UnavailableError:

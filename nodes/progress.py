@@ -11,6 +11,6 @@ class HostProgress:
     def __init__(self) -> None:
         self._bar = host.ProgressBar(1)
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: float, total: int) -> None:
         host.throw_exception_if_processing_interrupted()
         self._bar.update_absolute(round(1000 * done / total), 1000)

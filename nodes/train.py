@@ -25,6 +25,7 @@ from ..asymvq.config import ConditionKind
 from ..asymvq.grow import grown_config
 from ..asymvq.losses import LOSSES, Setting, settings_of
 from ..asymvq.outputs import check_below
+from ..asymvq.perceptual import fetch_lpips
 from ..asymvq.pictures.folders import pictures_in
 from ..asymvq.training import recipe as recipes
 from ..asymvq.training.data import Pictures
@@ -34,6 +35,7 @@ from ..asymvq.training.start import condition_to_train
 from . import host
 from .host import CATEGORY, plain_errors, say, show_on_node
 from .places import place_below_output
+from .progress import HostProgress
 from .tensors import image_tensor
 from .vae import AsymmetricVAE
 
@@ -307,6 +309,8 @@ class AsymVQTrain(io.ComfyNode):
         values = {name: _first(value) for name, value in {**recipe, **losses}.items()}
         settings = _recipe(values, _first(steps), device)
         out, states = _places(_first(save_name), resume=_first(resume))
+        if settings.lpips and settings.steps:
+            fetch_lpips(_Fetching(str(cls.hidden.unique_id)))
         with torch.inference_mode(False), torch.enable_grad(), _training_mode():
             base = _copy_of(_first(vae))
             pictures = _pictures(images, _input_folder(_first(folder)), settings)
@@ -323,6 +327,19 @@ class AsymVQTrain(io.ComfyNode):
         # no preview in `ui`: Nodes 2.0 would draw it below the live one, which stays
         said = say(cls, "\n".join([text, f"Saved as {_below_output(out)}.", *training.notes]))
         return io.NodeOutput(AsymmetricVAE(read(out)), losses, str(out), ui=said)
+
+
+class _Fetching:
+    """The download of LPIPS' network, on the node and its bar."""
+
+    def __init__(self, node: str) -> None:
+        self._node, self._bar, self._shown = node, HostProgress(), -1
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar(done, total)
+        if (percent := 100 * done // total) > self._shown:
+            self._shown = percent
+            show_on_node(f"Fetching the weights of VGG, once: {done / 1e6:.0f} of {total / 1e6:.0f} MB.", self._node)
 
 
 def _first(value: Any) -> Any:

@@ -48,8 +48,19 @@ def test_the_archive_holds_what_the_host_needs_and_no_more() -> None:
 
 def test_the_registry_finds_its_fields() -> None:
     text = (PACK / "pyproject.toml").read_text("utf-8")
-    for field in ("PublisherId", "DisplayName", "Icon", "Repository", "requires-comfyui", "version"):
+    for field in ("PublisherId", "DisplayName", "Icon", "Banner", "Repository", "requires-comfyui", "version"):
         assert re.search(rf'^{field} = ".+"$', text, re.MULTILINE), field
+    assert re.search(r'^license = \{ file = "LICENSE" \}', text, re.MULTILINE)
+    for device in ("NVIDIA CUDA", "AMD ROCm", "Apple Metal"):
+        assert f'"Environment :: GPU :: {device}"' in text
+    for name in re.findall(r'^(?:Icon|Banner) = ".+/main/(.+)"$', text, re.MULTILINE):
+        assert (PACK / name).is_file(), name
+
+
+def test_actions_that_see_a_secret_are_pinned_to_a_commit() -> None:
+    text = (PACK / ".github" / "workflows" / "publish.yml").read_text("utf-8")
+    assert "secrets." in text
+    assert re.search(r"uses: Comfy-Org/publish-node-action@[0-9a-f]{40}$", text, re.MULTILINE)
 
 
 def test_the_registrys_security_rules_find_nothing() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from asymvq.perceptual import UnavailableError, load_fid, load_lpips
+from asymvq.perceptual import UnavailableError, fetch_lpips, load_fid, load_lpips
+
+VGG16_Weights = pytest.importorskip("torchvision.models").VGG16_Weights
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +120,47 @@ class TestUnavailable:
             monkeypatch.setitem(sys.modules, f"torchmetrics.image.{name}", None)
         with pytest.raises(UnavailableError, match="pip install torchmetrics"):
             load()
+
+
+class TestFetching:
+    CONTENT = bytes(range(256)) * 10_000
+
+    @pytest.fixture
+    def url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        """Of a server on this machine, in torchvision's place."""
+        name = f"vgg16-{hashlib.sha256(self.CONTENT).hexdigest()[:8]}.pth"
+        (tmp_path / "served").mkdir()
+        (tmp_path / "served" / name).write_bytes(self.CONTENT)
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_port}/{name}"
+            monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+            monkeypatch.setenv("no_proxy", "127.0.0.1")
+            monkeypatch.setattr(VGG16_Weights.IMAGENET1K_V1.value, "url", url)
+            yield url
+            server.shutdown()
+
+    def test_it_is_shown_and_happens_once(self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        seen: list[tuple[int, int]] = []
+        fetch_lpips(lambda *step: seen.append(step))
+        file = tmp_path / "home" / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
+        assert file.read_bytes() == self.CONTENT
+        assert seen == [(size, len(self.CONTENT)) for size in (2**20, 2**21, len(self.CONTENT))]
+        assert "100%" in capsys.readouterr().err
+        fetch_lpips(lambda *step: seen.append(step))
+        assert len(seen) == 3
+
+    def test_an_interrupt_leaves_nothing(self, url: str, tmp_path: Path):
+        def interrupt(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fetch_lpips(interrupt)
+        assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+
+    def test_another_file_is_refused(self, url: str, tmp_path: Path):
+        (tmp_path / "served" / url.rsplit("/", 1)[1]).write_bytes(b"something else")
+        with pytest.raises(UnavailableError, match="checksum"):
+            fetch_lpips(lambda *step: None)
+        assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
