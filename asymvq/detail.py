@@ -31,9 +31,9 @@ def errors_of(plain: Tensor, *, image: Tensor, mask: Tensor, harmonised: Tensor 
 def with_detail_of(
     conditional: Tensor, plain: Tensor, *, mask: Tensor, factor: int, harmonised: Tensor | None = None
 ) -> Tensor:
-    """The conditional decode with edited pixels' colours and light those of `harmonised`, (B, 3, H, W) float32.
+    """Edited pixels of the conditional decode with colours and light of `harmonised`, kept ones of the plain decode.
 
-    Gradients flow through `conditional`. Arguments as `errors_of`.
+    Gradients flow through `conditional`. Arguments as `errors_of`; (B, 3, H, W) float32.
 
     Args:
         factor: pixels a latent cell.
@@ -42,7 +42,7 @@ def with_detail_of(
     change = conditional.float() - plain.float()
     inside = mask[:, 0] > 0
     smooth = torch.stack([low_pass(*one, factor * DETAIL) for one in zip(change, inside, strict=True)])
-    return torch.where(mask > 0, base + change - smooth, conditional.float())
+    return torch.where(mask > 0, base + change - smooth, plain.float())
 
 
 def low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
