@@ -6,19 +6,26 @@ share of what they work on, from measured peaks (bench/memory.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from . import lean
 from .config import Config
+from .stripes import stripe_values
 
-PLAIN_SHARE, STRIPED_SHARE = 0.45, 0.3
-"""Above the tensors: what convolutions take for themselves, and what allocators cannot use again."""
+PLAIN_SHARE, STRIPED_SHARE, KEEPING_SHARE = 0.45, 0.3, 0.1
+"""Above the tensors: what convolutions take for themselves, and what allocators cannot use again; the last one striped,
+where the allocator's keeping is counted."""
+KEEPING = {"cpu": 2**25}
+"""Devices whose allocator keeps what it was given back, but for tensors of more bytes than this (glibc's malloc, which
+also hands out what it keeps): small tensors go on taking memory while large ones are there later."""
 STRIPES = 6
 """Of the size of one, that are there at once in a striped decode: features before and after, and the convolution's."""
-RESIDENT = 32 * 2**20
+RESIDENT = 48 * 2**20
 """What any run takes, however small: libraries' scratch memory, and allocators' rounding."""
+ATTENDED = 9
+"""Tensors of the features' size in the middle's attention: query, key, value, their sources and result."""
 FUSED_ATTENTION = {"cpu", "cuda"}
 """Devices on which the matrix of all positions by all positions is never held."""
 
@@ -49,12 +56,12 @@ def decode_bytes(
     if conditioned and config.condition is not None and config.condition.sees_errors:
         around += 2 * config.image_channels * pixels
     if lean.pays_for(config, latent_size, device):
-        steps = _striped_steps(config, pixels, conditioned)
+        moments = [[attention / ATTENDED] * ATTENDED, *_striped_moments(config, pixels, conditioned)]
         row = 2 * latent_size[1] * config.factor * max(config.decoder_channels[:2])
-        stripe = max(lean.stripe_values(device), 4 * row)
+        stripe = max(stripe_values(device), 4 * row)
         size = dtype.itemsize if device.type in lean.MIXED_NORMALISATION else 4
-        tensors = (max(attention, *steps) + around) * dtype.itemsize + STRIPES * stripe * size
-        return round(tensors * (1 + STRIPED_SHARE)) + RESIDENT
+        held = _held(moments, dtype, device) + around * dtype.itemsize + STRIPES * stripe * size
+        return round(held * (1 + (KEEPING_SHARE if device.type in KEEPING else STRIPED_SHARE))) + RESIDENT
     steps = _plain_steps(config, pixels, conditioned, dtype)
     return round((max(attention, *steps) * (1 + PLAIN_SHARE) + around) * dtype.itemsize) + RESIDENT
 
@@ -100,23 +107,34 @@ def _plain_steps(config: Config, pixels: float, conditioned: bool, dtype: torch.
             yield waiting + (5 * width + 4 * entering[level - 1]) * here
 
 
-def _striped_steps(config: Config, pixels: float, conditioned: bool) -> Iterator[float]:
-    """The same as `asymvq.lean` runs it, without the stripes themselves."""
+def _held(moments: Iterable[Sequence[float]], dtype: torch.dtype, device: torch.device) -> float:
+    """Bytes at the worst of moments, each of which is the number of values of every tensor that is alive. Where small
+    tensors' memory is kept, their worst moment and the large ones' are another's."""
+    limit = KEEPING.get(device.type)
+    sizes = [[values * dtype.itemsize for values in moment] for moment in moments]
+    if limit is None:
+        return max(map(sum, sizes))
+    small = max(sum(size for size in moment if size <= limit) for moment in sizes)
+    return small + max(sum(size for size in moment if size > limit) for moment in sizes)
+
+
+def _striped_moments(config: Config, pixels: float, conditioned: bool) -> Iterator[list[float]]:
+    """The tensors at the same moments as `asymvq.lean` runs it, without the stripes themselves."""
     widths, entering = config.decoder_channels, config.entering_channels
     maps = [0.0, 0.0, *_maps(config, pixels)[2:]] if conditioned else []
     if maps:
-        yield sum(maps)
+        yield maps
     for level, width in reversed(list(enumerate(widths))):
         here, before = pixels / 4**level, entering[level]
-        waiting = sum(maps[: level + 1])
+        waiting = maps[: level + 1]
         if len(maps) > level + 1 and level:
-            applied = before + own if (own := _own_maps(config)) else _applied(config, before)
-            yield waiting + applied * here
+            own = _own_maps(config)
+            yield [*waiting, *([before * here, own * here] if own else [before * here] * 3)]
         # a block's result takes its input's memory where it fits there
         grown = width if width > before else 0
-        yield waiting + (before + width + grown) * here
+        yield [*waiting, before * here, width * here, grown * here]
         if level:
-            yield waiting + (max(before, width) + 4 * entering[level - 1]) * here
+            yield [*waiting, max(before, width) * here, 4 * entering[level - 1] * here]
 
 
 def _block_values(config: Config, before: int, width: int, blocks: int, dtype: torch.dtype) -> float:
@@ -144,7 +162,7 @@ def _applied(config: Config, features: int) -> int:
 
 
 def _attention_values(config: Config, width: int, cells: float, device: torch.device) -> float:
-    """Of the middle's attention: query, key, value, their sources and result, and the matrix where it is held."""
+    """Of the middle's attention, with the matrix where it is held."""
     if not config.attention:
         return 0
-    return 9 * width * cells + (0 if device.type in FUSED_ATTENTION else 2 * cells**2)
+    return ATTENDED * width * cells + (0 if device.type in FUSED_ATTENTION else 2 * cells**2)
