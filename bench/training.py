@@ -50,7 +50,7 @@ LOOPS = {
 
 
 def recipe_of(args: argparse.Namespace, **changes: Any) -> Recipe:
-    base = dataclasses.replace(RECIPES["fidelity"], harmonise=0.0, crop_scale=(0.25, 0.5))
+    base = dataclasses.replace(RECIPES["fidelity"], harmonise=0.0, through_harmonise=0.0, crop_scale=(0.25, 0.5))
     return dataclasses.replace(base, steps=args.steps, batch=args.batch, crop=args.crop, **changes)
 
 
