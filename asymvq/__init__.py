@@ -7,6 +7,7 @@ picture = asymvq.decode(vae, latent, image=source, mask=mask)
 from .align import Aligned, align
 from .autoencoder import AsymmetricAutoencoder
 from .autoencoders import LATENT_SPACES, PRESETS, AutoencoderConfig
+from .change import change_mask
 from .checkpoint import CheckpointError, load, save
 from .config import ConditionConfig, ConditionKind, LatentSpace, MaskReduction
 from .decode import Keep, decode
@@ -30,6 +31,7 @@ __all__ = [
     "LatentSpace",
     "MaskReduction",
     "align",
+    "change_mask",
     "crop_for_inpainting",
     "decode",
     "encode",

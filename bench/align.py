@@ -1,4 +1,4 @@
-"""How exactly edited pictures are laid over their sources again, and how well the mask of the change is found.
+"""How exactly edited pictures are laid over their sources again.
 
     python bench/align.py --images PHOTOS [PHOTOS …] [--names FILE …] [--vae FILE] [--cases 40] [--seed 0] [--json FILE]
 
@@ -6,8 +6,7 @@ Each case is a photo in which a seeded thick mask of up to 40 % of the area show
 changed, the whole is moved (up to 12 px, 3 %, half a degree), in every fourth case drawn at another size, and goes
 once through the VAE. The error is the mean, over all pixels of the source, of the distance in source pixels between
 where its pixel was put in truth and where `asymvq.align` found it; untouched is that of scaling to the source's size
-alone. The change mask is compared with the true one by its intersection over union: as found (grow and feather 0), and
-as set by default; "nothing changed" is the share of a picture that is found where only drift and VAE were.
+alone. The mask of the change that is found afterwards is measured by bench/change_mask.py.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import argparse
 import json
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,19 @@ from asymvq.pictures import read_picture
 DEMO = Path(asymvq.__file__).parent / "assets" / "demo.safetensors"
 MARGIN = 40
 LONG_SIDE = 768
+
+
+def photos(images: list[Path], names: list[str]) -> list[Path]:
+    """Of files and folders, those of the names given, or of the names in files given; all of them without names."""
+    paths = sorted(f for p in images for f in ([p] if p.is_file() else p.iterdir()))
+    paths = [p for p in paths if p.suffix.lower() in (".png", ".jpg", ".jpeg")]
+    wanted = {n for name in names for n in (Path(name).read_text().split() if Path(name).is_file() else [name])}
+    return [p for p in paths if not wanted or p.name in wanted]
+
+
+def two_of(paths: list[Path], case: int) -> tuple[Path, Path]:
+    first, second = paths[case % len(paths)], paths[(case * 7 + 3) % len(paths)]
+    return first, second if second != first else paths[(case * 7 + 4) % len(paths)]
 
 
 def photo(path: Path) -> Tensor:
@@ -98,56 +111,84 @@ def errors(motion: dict[str, float], found: asymvq.Aligned, height: int, width: 
     return float((truth(points, guess) - true).norm(dim=-1).mean()), float((points - true).norm(dim=-1).mean())
 
 
-def overlap(found: Tensor, true: Tensor) -> float:
-    a, b = found > 0.5, true > 0.5
-    return float((a & b).sum() / (a | b).sum().clamp(min=1))
+@dataclass(frozen=True)
+class Pair:
+    """Two photos of one size, with margins; `inner` is the part without them, which the source shows."""
+
+    large: Tensor
+    other: Tensor
+    margins: tuple[int, int]
+    """Rows above and below, columns left and right."""
+
+    @classmethod
+    def read(cls, first: Path, second: Path, multiple: int) -> Pair:
+        large, other = photo(first), photo(second)
+        other = F.interpolate(other, large.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
+        height, width = ((side - 2 * MARGIN) // multiple * multiple for side in large.shape[-2:])
+        top, left = (large.shape[-2] - height) // 2, (large.shape[-1] - width) // 2
+        large, other = (t[..., : height + 2 * top, : width + 2 * left] for t in (large, other))
+        return cls(large, other, (top, left))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        top, left = self.margins
+        return self.large.shape[-2] - 2 * top, self.large.shape[-1] - 2 * left
+
+    def inner(self, picture: Tensor) -> Tensor:
+        (top, left), (height, width) = self.margins, self.size
+        return picture[..., top : top + height, left : left + width]
+
+    def padded(self, mask: Tensor) -> Tensor:
+        top, left = self.margins
+        return F.pad(mask, (left, left, top, top))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What an edit model does to the whole picture, as it is drawn for a case."""
+
+    motion: dict[str, float]
+    size: list[int]
+    """Height and width of what it gives."""
+
+    @classmethod
+    def draw(cls, size: tuple[int, int], case: int, rng: np.random.Generator) -> Edit:
+        angle, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0, 12)
+        motion = {
+            "x": reach * math.cos(angle),
+            "y": reach * math.sin(angle),
+            "scale": rng.uniform(0.97, 1.03),
+            "rotation": rng.uniform(-0.5, 0.5),
+        }
+        ratio = rng.uniform(0.8, 1.3) if case % 4 == 3 else 1
+        return cls(motion, [round(side * ratio / 16) * 16 for side in size] if ratio != 1 else list(size))
+
+    def apply(self, picture: Tensor, pair: Pair, vae: asymvq.AsymmetricAutoencoder, rng: np.random.Generator) -> Tensor:
+        """A picture with margins, drifted, moved, cut to size and once through the VAE."""
+        picture = moved(drifted(picture, rng), self.motion, *pair.size)
+        if self.size != list(pair.size):
+            picture = F.interpolate(picture, self.size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return asymvq.decode(vae, vae.encode(picture)).clamp(-1, 1)
 
 
 @torch.inference_mode()
 def run_case(vae: asymvq.AsymmetricAutoencoder, first: Path, second: Path, case: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng([seed, case])
-    large, other = photo(first), photo(second)
-    other = F.interpolate(other, large.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
-    height, width = ((side - 2 * MARGIN) // 8 * 8 for side in large.shape[-2:])
-    top, left = (large.shape[-2] - height) // 2, (large.shape[-1] - width) // 2
-    large, other = (t[..., : height + 2 * top, : width + 2 * left] for t in (large, other))
-    source = large[..., top : top + height, left : left + width]
-    mask = small_mask(height, width, rng)
-    whole_mask = F.pad(mask, (left, left, top, top))
-    angle, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0, 12)
-    motion = {
-        "x": reach * math.cos(angle),
-        "y": reach * math.sin(angle),
-        "scale": rng.uniform(0.97, 1.03),
-        "rotation": rng.uniform(-0.5, 0.5),
-    }
-    size = [height, width]
-    if case % 4 == 3:
-        ratio = rng.uniform(0.8, 1.3)
-        size = [round(side * ratio / 16) * 16 for side in size]
-
-    def as_edited(picture: Tensor, motion: dict[str, float]) -> Tensor:
-        picture = moved(drifted(picture, rng), motion, height, width)
-        if size != [height, width]:
-            picture = F.interpolate(picture, size, mode="bicubic", antialias=True).clamp(-1, 1)
-        return asymvq.decode(vae, vae.encode(picture)).clamp(-1, 1)
-
-    edited = as_edited(torch.lerp(large, other, whole_mask), motion)
+    pair = Pair.read(first, second, vae.factor)
+    mask = small_mask(*pair.size, rng)
+    edit = Edit.draw(pair.size, case, rng)
+    edited = edit.apply(torch.lerp(pair.large, pair.other, pair.padded(mask)), pair, vae, rng)
     start = time.perf_counter()
-    found = asymvq.align(edited, source)
+    found = asymvq.align(edited, pair.inner(pair.large))
     seconds = time.perf_counter() - start
-    error, untouched = errors(motion, found, height, width)
-    result = {"error": error, "untouched": untouched, "sure": float(found.sure[0]), "seconds": seconds}
-    result |= {"edited share": float(mask.mean())}
-    if hasattr(asymvq, "change_mask"):
-        start = time.perf_counter()
-        bare = asymvq.change_mask(found.picture, source, grow=0, feather=0)
-        result["mask seconds"] = time.perf_counter() - start
-        result["IoU"] = overlap(bare, mask)
-        result["IoU, defaults"] = overlap(asymvq.change_mask(found.picture, source), mask)
-        same = asymvq.align(as_edited(large, motion), source)
-        result["nothing changed"] = float(asymvq.change_mask(same.picture, source).mean())
-    return result
+    error, untouched = errors(edit.motion, found, *pair.size)
+    return {
+        "error": error,
+        "untouched": untouched,
+        "sure": float(found.sure[0]),
+        "seconds": seconds,
+        "edited share": float(mask.mean()),
+    }
 
 
 def main() -> None:
@@ -159,16 +200,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    paths = sorted(f for p in args.images for f in ([p] if p.is_file() else p.iterdir()))
-    paths = [p for p in paths if p.suffix.lower() in (".png", ".jpg", ".jpeg")]
-    names = {n for name in args.names for n in (Path(name).read_text().split() if Path(name).is_file() else [name])}
-    paths = [p for p in paths if not names or p.name in names]
+    paths = photos(args.images, args.names)
     vae = asymvq.load(args.vae, dtype=torch.float32)
     rows = []
     for case in range(args.cases):
-        first, second = paths[case % len(paths)], paths[(case * 7 + 3) % len(paths)]
-        if second == first:
-            second = paths[(case * 7 + 4) % len(paths)]
+        first, second = two_of(paths, case)
         rows.append({"photo": first.name} | run_case(vae, first, second, case, args.seed))
         print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in rows[-1].items()), flush=True)
     found = {key: np.array([row[key] for row in rows]) for key in rows[0] if key != "photo"}
@@ -181,12 +217,6 @@ def main() -> None:
     print(f"| worse than untouched | {int((error > found['untouched'] + 1e-6).sum())} |")
     print(f"| unsure | {int((found['sure'] == 0).sum())} |")
     print(f"| time | {found['seconds'].mean():.2f} s a picture |")
-    if "IoU" in found:
-        print(f"| change mask, IoU: mean, worst | {found['IoU'].mean():.3f}, {found['IoU'].min():.3f} |")
-        print(f"| with its defaults (grown, soft) | {found['IoU, defaults'].mean():.3f} |")
-        empty = found["nothing changed"]
-        print(f"| nothing changed: empty masks, largest share | {int((empty == 0).sum())}, {empty.max():.4f} |")
-        print(f"| time | {found['mask seconds'].mean():.2f} s a picture |")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 

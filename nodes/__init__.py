@@ -9,6 +9,7 @@ require_host()
 from comfy_api.latest import ComfyExtension, io  # noqa: E402
 
 from .align import AsymVQAlign  # noqa: E402
+from .change import AsymVQChangeMask  # noqa: E402
 from .compare import AsymVQCompare  # noqa: E402
 from .crop import AsymVQCropAroundMask  # noqa: E402
 from .decode import AsymVQDecode  # noqa: E402
@@ -40,6 +41,7 @@ class AsymVQExtension(ComfyExtension):
             AsymVQInpaintCrop,
             AsymVQStitch,
             AsymVQAlign,
+            AsymVQChangeMask,
             AsymVQTrain,
             AsymVQLossPlot,
             AsymVQPaintByExampleLoader,

@@ -240,6 +240,32 @@ def test_harmonise_puts_an_edit_into_its_source(mask_file: Path, tmp_path: Path,
     assert "got 100×75 for a source of 101×75" in error
 
 
+def test_change_mask_finds_what_an_edit_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rng = np.random.default_rng(0)
+    source = Image.fromarray(rng.integers(60, 200, (12, 16, 3), dtype=np.uint8)).resize((128, 96), Image.BICUBIC)
+    source.save(tmp_path / "source.png")
+    edited = source.point(lambda level: int(level * 0.9 + 10))
+    edited.save(tmp_path / "same.png")
+    edited.paste((250, 20, 20), (40, 30, 80, 70))
+    edited.save(tmp_path / "edited.png")
+
+    def run(edited: str, *options: str) -> np.ndarray:
+        files = ["--image", str(tmp_path / "source.png"), "--edited", str(tmp_path / edited)]
+        assert main(["change-mask", *files, "--out", str(tmp_path / "mask.png"), "--overwrite", *options]) == 0
+        return np.asarray(Image.open(tmp_path / "mask.png"))
+
+    mask = run("edited.png", "--grow", "0", "--feather", "0")
+    assert mask.shape == (96, 128)
+    assert (mask[34:66, 44:76] == 255).all()
+    assert (mask == 255).sum() < 2 * 40 * 40
+    assert not run("same.png").any()
+    assert "nothing changed" in capsys.readouterr().out
+    edited.resize((96, 72)).save(tmp_path / "small.png")
+    files = ["--image", tmp_path / "source.png", "--edited", tmp_path / "small.png", "--out", tmp_path / "x.png"]
+    assert "Align them first" in fails(capsys, "change-mask", *files)
+    assert run("small.png", "--align")[50, 60] == 255
+
+
 def test_decode_of_a_batch_without_condition(vae_file: Path, tmp_path: Path):
     write_latent(tmp_path / "two.latent", torch.randn(2, 4, 5, 7))
     out = tmp_path / "plain.png"

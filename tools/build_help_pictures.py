@@ -113,6 +113,7 @@ def results() -> dict[str, Image.Image]:
         "save": row(saved(vae, latent, kept, image, mask)),
         **edits(image, mask),
         **by_example(image, example),
+        "change_mask": row(found_change(vae, image, example, mask), 240),
     }  # fmt: skip
 
 
@@ -128,6 +129,23 @@ def saved(vae: asymvq.AsymmetricAutoencoder, latent: torch.Tensor, kept: Image.I
         ("Before saving", kept),
         ("Saved as fp16, loaded again", again),
         ("Differences, 10x", Image.fromarray(difference.clip(0, 255).astype(np.uint8))),
+    ]
+
+
+def found_change(
+    vae: asymvq.AsymmetricAutoencoder, image: torch.Tensor, example: torch.Tensor, mask: torch.Tensor
+) -> list[tuple[str, Image.Image]]:
+    """Another background, as an edit model gives it: colours drifted, and all of it once through a VAE."""
+    tint = torch.tensor([0.08, 0.0, -0.06])[None, :, None, None]
+    edited = (torch.lerp(image, example, mask) * 0.9 + tint).clamp(-1, 1)
+    edited = asymvq.decode(vae, vae.encode(edited)).clamp(-1, 1)
+    found = asymvq.change_mask(edited, image)
+    difference = (edited - image).abs() * 2 - 1
+    return [
+        ("Source", picture_of(image)),
+        ("Edit", picture_of(edited)),
+        ("Differences", picture_of(difference.clamp(-1, 1))),
+        ("Mask From Change", picture_of(found.expand(-1, 3, -1, -1) * 2 - 1)),
     ]
 
 

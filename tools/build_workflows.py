@@ -37,6 +37,7 @@ from graph_fragments import (
     plain,
     put_back,
     stitched,
+    unmasked,
 )
 from graph_layout import graph
 from graph_nodes import Group, Node
@@ -155,7 +156,7 @@ GRAPHS: dict[str, list[Group]] = {
             Node("clip", "CLIPLoader", 110, ("qwen_3_4b.safetensors", "flux2", "default")),
             Node("vae", "VAELoader", 60, ("flux2-vae.safetensors",)),
         ])]),
-        picture("", "2 · Picture and mask"),
+        unmasked(),
         Group("3 · Edit", VIOLET, [
             (380, [
                 ask("positive", "Make the jacket blue.", "clip", "What to change"),
@@ -198,7 +199,7 @@ GRAPHS: dict[str, list[Group]] = {
             Node("clip", "CLIPLoader", 110, ("qwen_2.5_vl_7b_fp8_scaled.safetensors", "qwen_image", "default")),
             Node("vae", "VAELoader", 60, ("qwen_image_vae.safetensors",)),
         ])]),
-        picture("", "2 · Picture and mask"),
+        unmasked(),
         Group("3 · Edit", VIOLET, [
             (400, [
                 Node("scaled", "FluxKontextImageScale", 40, (), {"image": "picture"}),

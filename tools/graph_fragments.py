@@ -26,8 +26,9 @@ INPAINT_WIRES = {
 }  # fmt: skip
 
 EDIT_NOTE = (
-    "\n\nPaint the mask over what is to change, a little larger than it. The model gives the **whole** picture back, "
-    "shifted and toned: *Align* lays it over yours again, *Harmonise* keeps every pixel outside the mask."
+    "\n\nSay what is to change; there is no mask to paint. The model gives the **whole** picture back, shifted and "
+    "toned: *Align* lays it over yours again, *Mask From Change* finds what was edited, *Harmonise* keeps every pixel "
+    "outside."
 )
 
 
@@ -44,6 +45,12 @@ def picture(size: str, title: str = "2 · Picture and mask") -> Group:
         note(f"Load a picture, right-click it, **Open in MaskEditor**, paint what is to change, save. {size}",
              "Paint the mask"),
         Node("picture", "LoadImage", 420, ("example.png", "image"), title="Load your picture, paint the mask"),
+    ])])  # fmt: skip
+
+
+def unmasked() -> Group:
+    return Group("2 · Picture", VIOLET, [(360, [
+        Node("picture", "LoadImage", 420, ("example.png", "image"), title="Load your picture"),
     ])])  # fmt: skip
 
 
@@ -135,17 +142,19 @@ def stitched(prefix: str, number: int = 6) -> Group:
 
 
 def put_back(prefix: str) -> list[Group]:
-    """An edit of the whole picture that a model gave back: laid over the source, harmonised, compared."""
+    """An edit that a model gave back: laid over the source, what it changed found, that harmonised, and compared."""
     return [
-        Group("4 · Align and harmonise", GREEN, [(340, [
+        Group("4 · Align, find the change, harmonise", GREEN, [(340, [
             Node("edit", "VAEDecode", 60, (), {"samples": "sampler", "vae": "vae"}, "The edit, as the model gives it"),
-            Node("aligned", "AsymVQAlign", 150, (), {"edited": "edit", "source": "picture", "mask": "picture.MASK"}),
-            Node("ours", "AsymVQHarmonise", 150, (1.0, 8, False),
-                 {"edited": "aligned", "source": "picture", "mask": "picture.MASK"}),
+            Node("aligned", "AsymVQAlign", 150, (), {"edited": "edit", "source": "picture"}),
+            Node("change", "AsymVQChangeMask", 230, (0.5, 8, 8, 0.05, 0.2), {"edited": "aligned", "source": "picture"}),
+            Node("", "MaskPreview", 260, (), {"mask": "change"}, "What the model changed"),
+            Node("ours", "AsymVQHarmonise", 150, (1.0, 0, False), {
+                "edited": "aligned", "source": "picture", "mask": "change",
+            }),
         ])]),
         Group("5 · Compare and save", ORANGE, [
             (400, [Node("", "SaveImage", 380, (f"asymvq/{prefix}",), {"images": "ours"}, "Only the edit changed")]),
-            (620, [panel(("as the model gives it", "aligned"), ("aligned, harmonised", "ours"), "picture",
-                         "picture.MASK")]),
+            (620, [panel(("as the model gives it", "aligned"), ("aligned, harmonised", "ours"), "picture", "change")]),
         ]),
     ]  # fmt: skip

@@ -17,6 +17,7 @@ SOCKETS = {
         "edited IMAGE, source IMAGE, mask MASK",
         "aligned IMAGE, shift_x FLOAT, shift_y FLOAT, scale FLOAT, rotation FLOAT",
     ),
+    "AsymVQChangeMask": ("edited IMAGE, source IMAGE", "MASK MASK"),
     "AsymVQHarmonise": ("edited IMAGE, source IMAGE, mask MASK", "IMAGE IMAGE"),
     "AsymVQInpaintCrop": ("image IMAGE, mask MASK", "image IMAGE, mask MASK, crop ASYMVQ_CROP"),
     "AsymVQStitch": ("crop ASYMVQ_CROP, image IMAGE", "IMAGE IMAGE"),
@@ -56,6 +57,7 @@ SOCKETS = {
         "positive CONDITIONING, negative CONDITIONING, latent LATENT, trim_latent INT",
     ),
     "InvertMask": ("mask MASK", "MASK MASK"),
+    "MaskPreview": ("mask MASK", ""),
     "MaskToImage": ("mask MASK", "IMAGE IMAGE"),
     "AsymVQCompare": (
         "reference IMAGE, results.result_1 IMAGE, results.result_2 IMAGE, mask MASK",

@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     """Each is imported here only; by its name, since scanners of the registry take a computed one for an attack."""
-    if args.command == "convert":
+    if args.command == "change-mask":
+        from . import change_mask as command
+    elif args.command == "convert":
         from . import convert as command
     elif args.command == "decode":
         from . import decode as command
@@ -160,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_dtype(decode, "to decode in (default: the file's; float32 for small VAEs)")
 
     _add_harmonise(commands)
+    _add_change_mask(commands)
     _add_train(commands)
     _add_evaluate(commands)
     return parser
@@ -176,6 +179,25 @@ def _add_harmonise(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )  # fmt: skip
     harmonise.add_argument("--strength", type=_share, default=1.0, metavar="X", help="0 (paste only) to 1 (default: 1)")
     _add_overwrite(harmonise)
+
+
+def _add_change_mask(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    change = _add(commands, "change-mask", "find what an edit changed on purpose: a mask, white where it did")
+    change.add_argument("--image", type=Path, required=True, metavar="PICTURE", help="source picture")
+    change.add_argument("--edited", type=Path, required=True, metavar="PICTURE", help="of the source's size")
+    change.add_argument("--out", type=Path, required=True, metavar="PNG")
+    change.add_argument(
+        "--align", action="store_true",
+        help="lay the edit over the source first: it may be shifted, zoomed, turned a little and of another size",
+    )  # fmt: skip
+    change.add_argument(
+        "--sensitivity", type=_share, default=0.5, metavar="X", help="0 (beyond doubt) to 1 (faint too) (default: 0.5)"
+    )
+    change.add_argument("--grow", type=_pixels, default=8, metavar="N", help="pixels to grow the mask by (default: 8)")
+    change.add_argument(
+        "--feather", type=_pixels, default=8, metavar="N", help="pixels over which its edge is soft (default: 8)"
+    )
+    _add_overwrite(change)
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -274,6 +296,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, but got {number}")
+    return number
+
+
+def _pixels(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, but got {number}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""Crop for Inpainting, Stitch Back and Align Edit to Source, in a real ComfyUI in this process."""
+"""Crop for Inpainting, Stitch Back, Align Edit to Source and Mask From Change, in a real ComfyUI in this process."""
 
 from __future__ import annotations
 
@@ -76,3 +76,27 @@ def test_aligning_gives_the_librarys_picture_and_numbers(host):
     assert aligned.shape == (2, 160, 192, 3)
     assert (x, y, scale, rotation) == pytest.approx((-5, 3, 1, 0), abs=0.1)
     assert torch.equal(aligned[1], image[0])
+
+
+def test_the_mask_of_a_change_is_the_librarys(host):
+    noise = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    image = torch.nn.functional.interpolate(noise, (160, 192), mode="bicubic").clamp(0, 1).movedim(1, -1)
+    edited = image * 0.9 + 0.05
+    changed = edited.clone()
+    changed[:, 40:100, 50:120] = 1 - changed[:, 40:100, 50:120]
+    output = host.nodes.NODE_CLASS_MAPPINGS["AsymVQChangeMask"].execute(
+        edited=torch.cat([changed, edited]), source=image, grow=0, feather=0
+    )
+    (mask,) = output.args
+    assert mask.shape == (2, 160, 192)
+    assert mask[0, 45:95, 55:115].mean() > 0.95
+    assert mask[0].mean() == pytest.approx(60 * 70 / (160 * 192), rel=0.25)
+    assert not mask[1].any()
+    lines = "".join(output.ui["text"]).split("\n")
+    assert lines[0].startswith("The mask covers 1")
+    assert lines[1] == "Nothing changed: the mask is empty."
+
+
+def test_a_change_needs_one_size(host, case):
+    with pytest.raises(ValueError, match="Give both to Align Edit to Source first"):
+        run(host, "AsymVQChangeMask", edited=case[0][:, :40], source=case[0])

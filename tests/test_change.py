@@ -1,0 +1,153 @@
+"""What an edit changed on purpose."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from test_align import texture
+from torch import Tensor
+
+from asymvq import change_mask
+from asymvq.align import blur
+from asymvq.change import regions
+
+DRIFT = torch.tensor([0.08, -0.05, 0.02])[:, None, None]
+EXACT: dict[str, Any] = {"grow": 0, "feather": 0}
+
+
+def round_trip(picture: Tensor) -> Tensor:
+    """Colours and light drifted, detail lost and invented as by a VAE: more where there is more of it."""
+    fine = picture[0] - blur(picture[0], 1.0)
+    noise = torch.randn(fine.shape, generator=torch.Generator().manual_seed(3))
+    lost = picture[0] - 0.5 * fine + 0.5 * noise * blur(fine.square(), 2.0).sqrt()
+    tilt = torch.linspace(-0.05, 0.05, picture.shape[-1])
+    return (lost * 0.92 + DRIFT + tilt).clamp(-1, 1)[None]
+
+
+def overlap(found: Tensor, true: Tensor) -> float:
+    a, b = found > 0.5, true > 0.5
+    return float((a & b).sum() / (a | b).sum())
+
+
+@pytest.fixture(scope="module")
+def source() -> Tensor:
+    picture = texture(192, 256, 0)
+    picture[..., :60, :] = 0.3  # without detail
+    return picture
+
+
+@pytest.fixture(scope="module")
+def mask() -> Tensor:
+    y, x = torch.meshgrid(torch.arange(192), torch.arange(256), indexing="ij")
+    return (torch.hypot((y - 80) * 1.3, x - 120.0) < 45).float()[None, None]
+
+
+def recoloured(source: Tensor) -> Tensor:
+    return source + torch.tensor([0.4, -0.2, -0.2])[:, None, None]
+
+
+@pytest.mark.parametrize("content", [lambda s: texture(192, 256, 1), recoloured, lambda s: torch.full_like(s, -0.6)])
+def test_it_finds_what_was_changed(source, mask, content):
+    edited = round_trip(torch.lerp(source, content(source), mask).clamp(-1, 1))
+    assert overlap(change_mask(edited, source, **EXACT), mask) > 0.85
+
+
+def test_drift_and_a_round_trip_are_no_change(source):
+    assert not change_mask(round_trip(source), source).any()
+    assert not change_mask(source, source).any()
+
+
+def test_where_the_source_stands_nothing_changed(source, mask):
+    """As beyond the rim of an aligned edit: it has not drifted there."""
+    edited = round_trip(source)
+    edited[..., :12] = source[..., :12]
+    assert not change_mask(edited, source).any()
+    pasted = torch.lerp(source, recoloured(source), mask)
+    assert overlap(change_mask(pasted, source, **EXACT), mask) > 0.85
+
+
+def test_grown_by_whole_pixels_then_soft(source, mask):
+    edited = torch.lerp(source, texture(192, 256, 1), mask)
+    bare = change_mask(edited, source, **EXACT)
+    assert set(bare.unique().tolist()) == {0, 1}
+    grown = change_mask(edited, source, grow=6, feather=0)
+    assert torch.equal(grown, F.max_pool2d(bare, 13, 1, 6))
+    soft = change_mask(edited, source, grow=6, feather=6)
+    assert overlap(soft, grown) > 0.97
+    assert ((soft > 0.1) & (soft < 0.9)).sum() > 500
+    assert soft[bare == 1].min() > 0.95
+
+
+def test_small_parts_and_holes(source):
+    edited = source.clone()
+    edited[..., 20:28, 20:28] = -1
+    edited[..., 100:180, 100:200] *= -1
+    edited[..., 130:145, 130:150] = source[..., 130:145, 130:150]
+    everything = change_mask(edited, source, smallest=0, fill_holes=0, **EXACT)
+    assert everything[..., 22:26, 22:26].all()
+    assert not everything[..., 136:140, 138:142].any()
+    cleaned = change_mask(edited, source, smallest=0.01, fill_holes=0.05, **EXACT)
+    assert not cleaned[..., :50, :50].any()
+    assert cleaned[..., 110:170, 110:190].all()
+
+
+def test_sensitivity_only_adds(source, mask):
+    edited = round_trip(torch.lerp(source, source + 0.06, blur(mask[0], 6)[None]).clamp(-1, 1))
+    shares = [float(change_mask(edited, source, sensitivity=s, **EXACT).mean()) for s in (0, 0.5, 1)]
+    assert shares == sorted(shares)
+
+
+def test_ranges_sizes_and_batches(source, mask):
+    edited = torch.cat([source, torch.lerp(source, texture(192, 256, 1), mask)])
+    found = change_mask(edited, source, **EXACT)
+    assert found.shape == (2, 1, 192, 256)
+    assert not found[0].any()
+    unit = change_mask(edited / 2 + 0.5, source / 2 + 0.5, image_range=(0.0, 1.0), **EXACT)
+    assert overlap(unit[1], found[1]) > 0.99
+
+
+def test_large_pictures_are_looked_at_reduced(source, mask, monkeypatch):
+    monkeypatch.setattr("asymvq.change.LARGEST_SIDE", 128)
+    edited = torch.lerp(source, texture(192, 256, 1), mask)
+    found = change_mask(edited, source, **EXACT)
+    assert found.shape == (1, 1, 192, 256)
+    assert overlap(found, mask) > 0.75
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 300), (33, 16)])
+def test_any_size(size):
+    a, b = (torch.rand(2, 1, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1).unbind()
+    assert change_mask(a, b).shape == (1, 1, *size)
+    assert not change_mask(a, a).any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_regions_are_scipys(seed):
+    mask = np.random.default_rng(seed).random((37, 50)) < 0.4 + 0.1 * seed
+    labels, sizes = regions(mask)
+    expected, count = ndimage.label(mask)
+    assert len(sizes) == count + 1
+    assert len(np.unique(np.stack([labels.ravel(), expected.ravel()]), axis=1).T) == len(np.unique(expected))
+    assert np.bincount(labels.ravel(), minlength=count + 1)[1:].tolist() == sizes[1:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a, b: change_mask(a[0], b), r"\(B, 3, H, W\)"),
+        (lambda a, b: change_mask(a, b.repeat(2, 1, 1, 1)), "Repeat some"),
+        (lambda a, b: change_mask(a[..., :100], b), r"asymvq\.align"),
+        (lambda a, b: change_mask(a * 255, b), "Scale it"),
+        (lambda a, b: change_mask(a, b, sensitivity=math.nan), "sensitivity from 0 to 1"),
+        (lambda a, b: change_mask(a, b, grow=-1), "grow of 0 or more"),
+    ],
+)
+def test_bad_input(source, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(source, source)
