@@ -34,8 +34,8 @@ def graph(path: Path) -> dict[str, Any]:
 
 def test_all_are_here() -> None:
     assert [path.stem for path in WORKFLOWS] == [
-        "edit_flux2_klein", "edit_qwen", "inpainting", "inpainting_flux_fill", "inpainting_sdxl",
-        "inpainting_z_image", "large_photo", "outpainting", "paint_by_example", "quickstart", "text_to_image",
+        "01_quickstart", "edit_flux2_klein", "edit_qwen", "inpainting", "inpainting_flux_fill", "inpainting_sdxl",
+        "inpainting_z_image", "large_photo", "outpainting", "paint_by_example", "text_to_image",
         "train_decoder", "video_inpaint",
     ]  # fmt: skip
 

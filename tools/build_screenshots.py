@@ -3,7 +3,8 @@
     python tools/build_screenshots.py COMFYUI [NAME …]
 
 Takes a ComfyUI checkout, and starts it; Chromium and Playwright have to be installed. Workflows that need files which
-are not bundled are shown as they open, with empty files of these names. `build_thumbnails.py` cuts from these pictures.
+are not bundled are shown as they open, with empty files of these names, and with the bundled pictures where an artist
+loads some. `build_thumbnails.py` cuts from these pictures.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from PIL import Image
 from asymvq.pictures import open_picture
 
 ROOT = Path(__file__).parents[1]
-RUNNABLE = ("quickstart", "outpainting", "train_decoder")
+ASSETS, EXAMPLE = ROOT / "asymvq" / "assets", "seascape.png"
+RUNNABLE = ("01_quickstart", "outpainting", "train_decoder")
 SCALE = 0.8
 MARGIN = 160  # what the frontend lays over the canvas's edges
 BORDER = 12
@@ -36,6 +38,12 @@ BOUNDS = """() => {
     const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])))
     return [left, top, right - left, bottom - top]
 }"""
+SHOW_EXAMPLE = """name => {
+    for (const node of app.rootGraph.nodes.filter(node => node.title === "Load the example")) {
+        node.widgets[0].value = name
+        node.widgets[0].callback?.(name)
+    }
+}"""
 PLACE = """([left, top, scale, margin]) => {
     app.canvas.deselectAll()
     app.canvas.ds.scale = scale
@@ -44,9 +52,20 @@ PLACE = """([left, top, scale, margin]) => {
 }"""
 
 
+def add_pictures(folder: Path) -> None:
+    """Under the name that *Load Image* starts with, with the mask that an artist would paint; and an example."""
+    with open_picture(ASSETS / "picture.png") as picture, open_picture(ASSETS / "mask.png") as mask:
+        painted = picture.convert("RGB")
+        painted.putalpha(mask.convert("L").point(lambda value: 255 - value))
+        painted.save(folder / "example.png")
+    shutil.copy(ASSETS / "example.png", folder / EXAMPLE)
+
+
 def shot(frontend: Any, name: str) -> Image.Image:
     page = frontend.page
     frontend.open(name)
+    page.evaluate(SHOW_EXAMPLE, EXAMPLE)
+    page.wait_for_timeout(1000)
     if name in RUNNABLE:
         history = frontend.run()
         assert history["status"]["status_str"] == "success", history["status"]
@@ -81,7 +100,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         base = make_base_folder(Path(folder) / "base")
-        shutil.copy(args.host / "input" / "example.png", base / "input")
+        add_pictures(base / "input")
         add_empty_models(base)
         server = Server(args.host, base)
         server.wait_until_ready()

@@ -193,10 +193,15 @@ def video_inpaint() -> Image.Image:
 
 def main() -> None:
     for thumbnail in (
-        quickstart, outpainting, inpainting, inpainting_sdxl, inpainting_z_image, inpainting_flux_fill,
+        outpainting, inpainting, inpainting_sdxl, inpainting_z_image, inpainting_flux_fill,
         edit_flux2_klein, edit_qwen, large_photo, video_inpaint, paint_by_example, text_to_image, train_decoder,
     ):  # fmt: skip
-        thumbnail().save(ROOT / "workflows" / f"{thumbnail.__name__}.jpg", quality=88, optimize=True)
+        save(thumbnail(), thumbnail.__name__)
+    save(quickstart(), "01_quickstart")
+
+
+def save(thumbnail: Image.Image, name: str) -> None:
+    thumbnail.save(ROOT / "workflows" / f"{name}.jpg", quality=88, optimize=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from graph_nodes import Group, Node
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 
 GRAPHS: dict[str, list[Group]] = {
-    "quickstart": [
+    "01_quickstart": [  # hosts list names as the disk gives them: on most, in this order
         Group("1 · Pictures and VAE", BLUE, [(360, [
             note("## Press Run\nNothing to download: a portrait, and a seascape that stands in for what a "
                  "diffusion model "

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from host.conftest import PACK
+from host.graphs import prompt_of
 from PIL import Image
 
 from .conftest import FOLDER, LOAD_MS, WORKFLOWS, Frontend, models_of
@@ -67,12 +68,23 @@ def test_it_opens_whole_and_converts(frontend: Frontend, canvas: str, workflow: 
         required: dict[str, Any] = kinds[node["class_type"]]["input"].get("required", {})
         given = {name.split(".")[0] for name in node["inputs"]}
         assert required.keys() <= given, node["class_type"]
+    # what the host tests post without a frontend is what it would post
+    posted = prompt_of(saved, kinds)
+    assert {number: node["class_type"] for number, node in posted.items()} == {
+        number: node["class_type"] for number, node in prompt.items()
+    }
+    for number, node in posted.items():
+        theirs = prompt[number]["inputs"]
+        assert {name: value for name, value in node["inputs"].items() if name in theirs} == {
+            name: theirs[name] for name in node["inputs"] if name in theirs
+        }
+        assert {name for name, value in theirs.items() if isinstance(value, list)} <= node["inputs"].keys()
     assert not frontend.complaints
 
 
 @pytest.mark.usefixtures("canvas")
 def test_quickstart_runs(frontend: Frontend) -> None:
-    frontend.open("quickstart")
+    frontend.open("01_quickstart")
     prompt = frontend.page.evaluate("async () => (await app.graphToPrompt()).output")
     saved = json.loads((PACK / "tests" / "host" / "prompts" / "quickstart.json").read_text("utf-8"))
     assert {key: node["class_type"] for key, node in prompt.items()} == {

@@ -47,7 +47,7 @@ def saved_picture(server: Server, history: dict[str, Any]) -> np.ndarray:
 
 def test_the_prompt_is_the_workflow() -> None:
     """What the browser made of the workflow once is still what the workflow says."""
-    workflow = json.loads((PACK / "workflows" / "quickstart.json").read_text("utf-8"))
+    workflow = json.loads((PACK / "workflows" / "01_quickstart.json").read_text("utf-8"))
     links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     nodes = {str(node["id"]): node for node in workflow["nodes"] if node["type"] != "MarkdownNote"}
     assert nodes.keys() == QUICKSTART.keys()
