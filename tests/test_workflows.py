@@ -148,4 +148,5 @@ def test_wires_and_ends_of_a_blueprint_agree(blueprint: tuple[str, dict[str, Any
             assert all(links[number]["type"] == slot["type"] for number in slot["linkIds"])
     for node in nodes.values():  # nothing that needs a wire is without
         assert all(slot["link"] for slot in node["inputs"] if "widget" not in slot)
+    assert outer["id"] not in nodes
     assert {number for number, _ in outer["properties"]["proxyWidgets"]} <= {str(number) for number in nodes}

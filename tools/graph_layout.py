@@ -161,14 +161,15 @@ def subgraph(
     }  # fmt: skip
     shown = [[str(numbers[node]), widget] for node, _, widget in (wire.partition(".") for wire in widgets)]
     outer = {
-        "id": 1, "type": inner["id"], "pos": [0, 0], "size": [360, 120 + 26 * len(shown)], "flags": {}, "order": 0,
-        "mode": 0,
+        "id": len(placed) + 1,  # no inner node's: frontends would renumber those, and lose which widgets are shown
+        "type": inner["id"], "pos": [0, 0], "size": [360, 120 + 26 * len(shown)], "flags": {}, "order": 0, "mode": 0,
         "inputs": [{"name": end, "localized_name": end, "type": kind, "link": None} for end, kind in kinds.items()],
         "outputs": [{"name": end, "localized_name": end, "type": kind, "links": None} for end, kind in given.items()],
         "properties": {"proxyWidgets": shown, **OURS}, "widgets_values": [], "title": name,
     }  # fmt: skip
     return {
-        "id": identity(f"blueprints/{name}"), "revision": 0, "last_node_id": 1, "last_link_id": 0, "nodes": [outer],
+        "id": identity(f"blueprints/{name}"), "revision": 0, "last_node_id": outer["id"], "last_link_id": 0,
+        "nodes": [outer],
         "links": [], "groups": [], "config": {},
         "extra": {"BlueprintDescription": description, "BlueprintSearchAliases": list(aliases)}, "version": 0.4,
         "definitions": {"subgraphs": [inner]},
