@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.autoencoders import AutoencoderConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+settings.register_profile("any machine", deadline=None)  # a busy one takes its time
+settings.load_profile("any machine")
 
 
 def _shake_norms(module: nn.Module) -> None:
@@ -81,6 +84,22 @@ def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(folder))
         yield folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes, each of which would take all cores
+        cores = max(1, (os.cpu_count() or 1) // config.workerinput["workercount"])
+        torch.set_num_threads(cores)
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))  # for what they start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file runs in one process; host and browser tests all in one, as they share a host and a browser."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here)
+        together = path.parts[0] if path.parts[0] in ("browser", "host") else str(path)
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import weakref
 
 import pytest
@@ -110,9 +111,15 @@ def device(monkeypatch) -> str:
     return "meta"
 
 
-def decode_peak(config: Config, size: tuple[int, int], dtype: torch.dtype, conditioned: bool, kept: float = 0) -> int:
+@functools.cache
+def vae_of(config: Config, dtype: torch.dtype) -> AsymmetricAutoencoder:
     with torch.device("meta"):
-        vae = AsymmetricAutoencoder(config).to(dtype).requires_grad_(False)
+        return AsymmetricAutoencoder(config).to(dtype).requires_grad_(False)
+
+
+def decode_peak(config: Config, size: tuple[int, int], dtype: torch.dtype, conditioned: bool, kept: float = 0) -> int:
+    vae = vae_of(config, dtype)
+    with torch.device("meta"):
         size = tuple(side // config.latent_packing for side in size)
         latent = torch.empty(1, config.latent_channels, *size, dtype=dtype)
         pixels = [side * config.factor for side in size]
@@ -158,8 +165,8 @@ def test_decoding_on_a_cpu_takes_what_is_announced(name, size, conditioned, devi
 @pytest.mark.parametrize("name", CONFIGS)
 def test_encoding_takes_what_is_announced(name, size, dtype, device):
     config = CONFIGS[name]
+    vae = vae_of(config, dtype)
     with torch.device("meta"):
-        vae = AsymmetricAutoencoder(config).to(dtype).requires_grad_(False)
         image = torch.empty(1, 3, *size, dtype=dtype)
     taken = counted(lambda: vae.posterior(image)) + image.nbytes
     announced = encode_bytes(config, size, dtype=dtype, device=device)

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from host.server import Server
 FOLDER = "pack.under_any-name"
 """The pack's in custom_nodes."""
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
-LOAD_MS = 120_000  # on a busy machine
+LOAD_MS = 240_000  # on a busy machine
 NEWER = "COMFYUI_FRONTENDS"
 """Environment variable: folders with other frontends than the host's, as `--front-end-root` takes them."""
 
@@ -96,6 +96,13 @@ def add_empty_models(base: Path) -> list[Path]:
     return paths
 
 
+LOAD = """async ([folder, name]) => {
+    const answer = await fetch(`/api/workflow_templates/${folder}/${name}.json`)
+    await app.loadGraphData(await answer.json(), true, true, name, { openSource: "template" })
+}"""
+"""What the template browser does with the card that is chosen; it ends when what is missing has been looked for."""
+
+
 @dataclass
 class Frontend:
     """A page, and what its console said against us."""
@@ -103,6 +110,7 @@ class Frontend:
     page: Any
     server: Server
     complaints: list[str] = field(default_factory=list)
+    loaded: bool = False
 
     def listen(self) -> None:
         def heard(message: Any) -> None:
@@ -120,7 +128,12 @@ class Frontend:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def open(self, workflow: str) -> None:
-        """As the template browser does it; returns when its nodes are drawn."""
+        """As the template browser does it."""
+        self.load()
+        self.page.evaluate(LOAD, [FOLDER, workflow])
+
+    def open_link(self, workflow: str) -> None:
+        """A link to a template, in a page of its own; returns when its nodes are drawn."""
         count = len(json.loads((PACK / "workflows" / f"{workflow}.json").read_text("utf-8"))["nodes"])
         self.page.goto(f"{self.server.url}/?template={workflow}&source={FOLDER}")
         self.page.wait_for_function(
@@ -128,11 +141,36 @@ class Frontend:
             arg=count,
             timeout=LOAD_MS,
         )
-        self.page.wait_for_timeout(1000)  # what is missing is looked for after that
+        self.loaded = True
+
+    def load(self) -> None:
+        """The frontend, where it is not there yet; that takes much longer than opening a workflow in it."""
+        if not self.loaded:
+            self.page.goto(self.server.url)
+            self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph", timeout=LOAD_MS)
+            self.loaded = True
 
     def open_empty(self) -> None:
-        self.page.goto(self.server.url)
-        self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph", timeout=LOAD_MS)
+        """A new workflow."""
+        self.load()
+        self.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+        self.page.wait_for_function("!app.rootGraph.nodes.length")
+
+    def close_dialogs(self) -> None:
+        """What a test before this one has left open."""
+        if self.loaded:
+            for _ in range(2):
+                self.page.keyboard.press("Escape")
+
+    def wait_for_text(self, kind: str, begins: str) -> str:
+        """What stands on the node of this kind, when it begins so."""
+        self.page.wait_for_function(
+            """([kind, begins]) => app.rootGraph.nodes.find(node => node.type === kind).widgets.find(
+                widget => widget.name === "$$node-text-preview")?.value?.startsWith(begins)""",
+            arg=[kind, begins],
+            timeout=LOAD_MS,
+        )
+        return self.texts()[kind]
 
     def search(self, term: str) -> Any:
         """Types it where an artist looks for nodes; the results."""
@@ -174,18 +212,31 @@ class Frontend:
         return self.server.wait_for_new(before)
 
 
-@pytest.fixture(scope="package", params=frontends())
-def browser_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="package")
+def browser_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Any, Server]]:
+    """One for each frontend, by its folder. They start side by side."""
     host = find_host()
     assert host is not None
-    base = make_base_folder(tmp_path_factory.mktemp("comfyui_browser"))
-    # every ComfyUI comes with this picture, which LoadImage nodes start with
-    shutil.copy(host / "input" / "example.png", base / "input")
-    (base / "input" / "video.mp4").touch()  # named by a workflow, and listed
-    running = Server(host, base, arguments=("--front-end-root", str(request.param)) if request.param else ())
-    running.wait_until_ready()
+    running = {}
+    for frontend in frontends():
+        if frontend.marks:  # it is skipped
+            continue
+        (root,) = frontend.values
+        base = make_base_folder(tmp_path_factory.mktemp("comfyui_browser"))
+        # every ComfyUI comes with this picture, which LoadImage nodes start with
+        shutil.copy(host / "input" / "example.png", base / "input")
+        (base / "input" / "video.mp4").touch()  # named by a workflow, and listed
+        running[root] = Server(host, base, arguments=("--front-end-root", str(root)) if root else ())
     yield running
-    running.stop()
+    for server in running.values():
+        server.stop()
+
+
+@pytest.fixture(scope="package", params=frontends())
+def browser_server(request: pytest.FixtureRequest, browser_servers: dict[Any, Server]) -> Server:
+    server = browser_servers[request.param]
+    server.wait_until_ready()
+    return server
 
 
 @pytest.fixture(scope="package")  # not longer: while it is there, its event loop lets no other start in this thread
@@ -200,22 +251,87 @@ def chrome() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def frontend(chrome: Any, browser_server: Server) -> Iterator[Frontend]:
+Pages = dict[tuple[str, bool], Frontend]
+CLASSIC, VUE = "classic", "Nodes 2.0"
+"""The two ways in which a frontend draws nodes."""
+
+
+@pytest.fixture(scope="package")
+def pages(chrome: Any, browser_server: Server) -> Iterator[Pages]:
+    """One a canvas, and one more where models are at hand: a page reads their names once."""
+    opened: Pages = {}
+    yield opened
+    for frontend in opened.values():
+        frontend.page.context.close()
+
+
+def new_page(chrome: Any, server: Server) -> Frontend:
+    """A page that is not loaded yet."""
     context = chrome.new_context(viewport={"width": 1600, "height": 900})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    opened = Frontend(context.new_page(), browser_server)
+    opened = Frontend(context.new_page(), server)
+    opened.page.set_default_timeout(LOAD_MS)
     opened.listen()
+    return opened
+
+
+def new_canvas(chrome: Any, server: Server, canvas: str) -> Frontend:
+    """A page with the frontend in it, that draws nodes in this way."""
+    opened = new_page(chrome, server)
+    # read once, when a page is loaded
+    server.post("/settings/Comfy.VueNodes.Enabled", canvas == VUE)
+    server.post("/settings/Comfy.TutorialCompleted", True)  # the first start would show the templates
+    opened.load()
+    assert opened.page.evaluate("!!LiteGraph.vueNodesMode") == (canvas == VUE)
+    return opened
+
+
+@pytest.fixture
+def canvas(request: pytest.FixtureRequest) -> str:
+    return getattr(request, "param", CLASSIC)
+
+
+BOTH = pytest.mark.parametrize("canvas", [CLASSIC, VUE], indirect=True)
+
+
+@pytest.fixture
+def frontend(
+    request: pytest.FixtureRequest, chrome: Any, browser_server: Server, pages: Pages, canvas: str
+) -> Iterator[Frontend]:
+    """In a page that all tests with this canvas share, until one fails."""
+    models = "models_at_hand" in request.fixturenames
+    if models:
+        request.getfixturevalue("models_at_hand")
+    key = canvas, models
+    if key not in pages:
+        pages[key] = new_canvas(chrome, browser_server, canvas)
+    opened = pages[key]
+    opened.complaints.clear()
+    opened.page.bring_to_front()
     yield opened
-    context.close()
+    if request.node.stash.get(FAILED, False):
+        pages.pop(key).page.context.close()
+    else:
+        opened.close_dialogs()
 
 
-@pytest.fixture(params=["classic", "Nodes 2.0"])
-def canvas(request: pytest.FixtureRequest, frontend: Frontend) -> Iterator[str]:
-    """Both ways in which a frontend draws nodes."""
-    frontend.server.post("/settings/Comfy.VueNodes.Enabled", request.param != "classic")
-    yield request.param
-    frontend.server.post("/settings/Comfy.VueNodes.Enabled", False)
+@pytest.fixture
+def own_page(chrome: Any, browser_server: Server) -> Iterator[Frontend]:
+    """A page of the test's own, not loaded yet."""
+    opened = new_page(chrome, browser_server)
+    yield opened
+    opened.page.context.close()
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
 
 
 @pytest.fixture

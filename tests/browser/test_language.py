@@ -16,24 +16,21 @@ ADDED = """kind => {
 }"""
 
 
-def test_nodes_are_translated(frontend: Frontend) -> None:
+def test_nodes_are_translated(own_page: Frontend) -> None:
     chinese = json.loads((PACK / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))["AsymVQDecode"]
-    frontend.open_empty()
-    frontend.page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+    own_page.server.post("/settings/Comfy.Locale", "zh")
     try:
-        frontend.page.wait_for_timeout(1000)  # it is stored on the server
-        frontend.open_empty()
-        node = frontend.page.evaluate(ADDED, "AsymVQDecode")
+        own_page.load()
+        node = own_page.page.evaluate(ADDED, "AsymVQDecode")
     finally:
-        frontend.page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
-        frontend.page.wait_for_timeout(500)
+        own_page.server.post("/settings/Comfy.Locale", "en")
     assert node["title"] == chinese["display_name"]
     assert {part["name"] for part in chinese["inputs"].values()} <= set(node["labels"])
 
 
 def test_a_help_page_shows_its_picture(frontend: Frontend) -> None:
     """Where the frontend looks for a page's pictures: beside it."""
-    frontend.open_empty()
+    frontend.load()
     for page in (PACK / "web" / "docs").glob("*.md"):
         names = [part.split(")")[0] for part in page.read_text("utf-8").split("](") if ".jpg" in part.split(")")[0]]
         assert names, page.name

@@ -13,7 +13,7 @@ from host.conftest import PACK
 from host.graphs import prompt_of
 from PIL import Image
 
-from .conftest import FOLDER, LOAD_MS, WORKFLOWS, Frontend, models_of
+from .conftest import BOTH, FOLDER, VUE, WORKFLOWS, Frontend, models_of
 
 EVERY = pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 NEEDS_FILES = pytest.mark.parametrize("workflow", [w for w in WORKFLOWS if models_of(w)], ids=lambda path: path.stem)
@@ -43,11 +43,12 @@ def overlap(a: list[float], b: list[float]) -> bool:
 
 
 @EVERY
+@BOTH
 @pytest.mark.usefixtures("models_at_hand")
 def test_it_opens_whole_and_converts(frontend: Frontend, canvas: str, workflow: Path) -> None:
     saved = json.loads(workflow.read_text("utf-8"))
     frontend.open(workflow.stem)
-    assert frontend.page.evaluate("!!LiteGraph.vueNodesMode") == (canvas == "Nodes 2.0")
+    assert frontend.page.evaluate("!!LiteGraph.vueNodesMode") == (canvas == VUE)
     graph = frontend.page.evaluate(GRAPH)
 
     assert not [node["type"] for node in graph["nodes"] if not node["known"]]
@@ -58,7 +59,8 @@ def test_it_opens_whole_and_converts(frontend: Frontend, canvas: str, workflow: 
     assert not [
         (a["title"], b["title"]) for a, b in itertools.combinations(graph["nodes"], 2) if overlap(a["box"], b["box"])
     ]
-    assert frontend.page.evaluate("app.canvas.ds.scale") == pytest.approx(saved["extra"]["asymvq_view"]["scale"])
+    view = saved["extra"]["asymvq_view"]
+    frontend.page.wait_for_function("scale => Math.abs(app.canvas.ds.scale - scale) < 1e-6", arg=view["scale"])
     assert frontend.page.get_by_text("View details").count() == 0, frontend.page.inner_text("body")
 
     prompt = frontend.page.evaluate("async () => (await app.graphToPrompt()).output")
@@ -82,7 +84,14 @@ def test_it_opens_whole_and_converts(frontend: Frontend, canvas: str, workflow: 
     assert not frontend.complaints
 
 
-@pytest.mark.usefixtures("canvas")
+def test_a_link_opens_a_template(own_page: Frontend) -> None:
+    own_page.open_link("quickstart")
+    kinds = {node["type"] for node in own_page.page.evaluate(GRAPH)["nodes"]}
+    assert {"AsymVQLoader", "AsymVQDecode"} <= kinds
+    assert not own_page.complaints
+
+
+@BOTH
 def test_quickstart_runs(frontend: Frontend) -> None:
     frontend.open("01_quickstart")
     prompt = frontend.page.evaluate("async () => (await app.graphToPrompt()).output")
@@ -97,8 +106,7 @@ def test_quickstart_runs(frontend: Frontend) -> None:
     assert history["status"]["status_str"] == "success", history["status"]
     assert history["outputs"]
     # what the mask does stays on the node, which grows for it without covering another
-    frontend.page.wait_for_timeout(2000)
-    assert frontend.texts()["AsymVQDecode"].startswith("Edited: ")
+    frontend.wait_for_text("AsymVQDecode", "Edited: ")
     boxes = {node["title"]: node["box"] for node in frontend.page.evaluate(GRAPH)["nodes"]}
     assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if overlap(boxes[a], boxes[b])]
     # the panel is drawn inside its node
@@ -117,28 +125,22 @@ def test_outpainting_runs(frontend: Frontend) -> None:
     (image,) = [image for output in history["outputs"].values() for image in output.get("images", [])]
     with Image.open(frontend.server.base / "output" / image["subfolder"] / image["filename"]) as picture:
         assert picture.size == (640 + 256, 424)
-    frontend.page.wait_for_timeout(2000)
-    assert frontend.texts()["AsymVQInpaintCrop"].startswith("Part of 512×512 pixels")
+    frontend.wait_for_text("AsymVQInpaintCrop", "Part of 512×512 pixels")
     assert not frontend.complaints
 
 
+@BOTH
 def test_a_training_that_is_interrupted_says_that_it_is_saved(frontend: Frontend) -> None:
     frontend.open("train_decoder")
     frontend.set_widget("AsymVQTrain", "steps", 100_000)
     frontend.set_widget("AsymVQTrain", "save_name", f"stopped_{next(UNLIKE)}")
     before = frontend.server.get("/history").keys()
     frontend.page.get_by_role("button", name="Run", exact=True).first.click()
-    frontend.page.wait_for_function(
-        """() => app.rootGraph.nodes.find(node => node.type === "AsymVQTrain").widgets.find(
-            widget => widget.name === "$$node-text-preview")?.value?.startsWith("step ")""",
-        timeout=LOAD_MS,
-    )
+    frontend.wait_for_text("AsymVQTrain", "step ")
     frontend.page.evaluate("fetch('/interrupt', {method: 'POST'})")
     frontend.server.wait_for_new(before)
-    frontend.page.wait_for_timeout(2000)
-    assert re.fullmatch(
-        r"Stopped after step \d+ of 100000: saved\. Run again to go on\.", frontend.texts()["AsymVQTrain"]
-    )
+    text = frontend.wait_for_text("AsymVQTrain", "Stopped ")
+    assert re.fullmatch(r"Stopped after step \d+ of 100000: saved\. Run again to go on\.", text)
     assert not frontend.complaints
 
 
@@ -172,7 +174,7 @@ def test_missing_models_are_named_with_folder_and_link(frontend: Frontend, workf
 
 
 def test_the_template_browser_shows_them(frontend: Frontend) -> None:
-    frontend.open_empty()
+    frontend.load()
     frontend.page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     dialog = frontend.page.get_by_role("dialog")
     dialog.get_by_text(FOLDER).first.click()
