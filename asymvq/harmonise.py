@@ -480,8 +480,17 @@ def _ring(blocks: Blocks, factor: int) -> Tensor:
     total = torch.zeros_like(grown)
     for _ in range(reach):
         total += grown
-        grown = F.max_pool2d(F.max_pool2d(grown, (3, 1), 1, (1, 0)), (1, 3), 1, (0, 1))
+        grown = _neighbours_max(_neighbours_max(grown, -2), -1)
     return total[0] / reach
+
+
+def _neighbours_max(values: Tensor, dim: int) -> Tensor:
+    """Of three neighbours along a dimension each: faster than pooling."""
+    largest, length = values.clone(), values.shape[dim] - 1
+    for start, beside in ((0, 1), (1, 0)):
+        part = largest.narrow(dim, start, length)
+        torch.maximum(part, values.narrow(dim, beside, length), out=part)
+    return largest
 
 
 def _observe(blocks: Blocks, weight: Tensor, ring: Tensor, colour: Tensor) -> Observations:
