@@ -56,7 +56,7 @@ WEIGHTS, BIAS = (0.48, 0.99, 1.41), -7.1
 CERTAIN, BORDER = 4.0, 4.0
 """Bound of the log odds of a pixel; and what a pixel of border costs."""
 BEYOND_DOUBT = 2.0
-"""Mean log odds of a part that is kept: those of noise have less, those of edits 2.4 and more."""
+"""Mean log odds of a part that is kept: on training photos, those of noise had less, of edits more."""
 SENSITIVITY_RANGE = 4.0
 """By how much the log odds differ between the least and the highest sensitivity."""
 CUTS = 100
@@ -75,7 +75,8 @@ def change_mask(
 ) -> Tensor:
     """The mask of what an edit changed on purpose; empty where only colours, light and detail drifted.
 
-    Lay the edit over its source first (`align`). Up to half of the area may have changed.
+    Lay the edit over its source first (`align`). Up to about 40 % of the area may have changed. A tint over a large
+    plain part, as a whole sky, may pass for drift.
 
     Args:
         edited: (B, 3, H, W), values in `image_range` or integers.
