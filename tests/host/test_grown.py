@@ -1,7 +1,9 @@
-"""Decoders grown from a file of each family, in graphs posted to a real ComfyUI."""
+"""Decoders grown from a file of each family, and trained, in graphs posted to a real ComfyUI."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,9 @@ TOP, LEFT, HEIGHT, WIDTH = 120, 128, 96, 128
 """The part of the demo picture that is decoded."""
 
 
-def graph(base: str, grown: str) -> dict[str, Any]:
-    """The base's latent, saved; what either VAE makes of it; and the grown one's with the kept pixels."""
+def graph(base: str, grown: str, trained: str) -> dict[str, Any]:
+    """The base's latent, saved; what each VAE makes of it; and the grown one's and the trained one's with the kept
+    pixels."""
     settings = {k: v for k, v in node_of(QUICKSTART, "AsymVQDecode")["inputs"].items() if not isinstance(v, list)}
     part = {"x": LEFT, "y": TOP, "width": WIDTH, "height": HEIGHT}
 
@@ -50,6 +53,8 @@ def graph(base: str, grown: str) -> dict[str, Any]:
         "by_base": decode("base"),
         "by_grown": decode("grown"),
         "kept": decode("grown", image=["image", 0], mask=["mask", 0], keep="exact"),
+        "by_trained": decode("trained"),
+        "kept_by_trained": decode("trained", image=["image", 0], mask=["mask", 0], keep="exact"),
     }
     return {
         "pictures": node("AsymVQDemoPictures"),
@@ -57,6 +62,7 @@ def graph(base: str, grown: str) -> dict[str, Any]:
         "mask": node("CropMask", mask=["pictures", 1], **part),
         "base": loader(base),
         "grown": loader(grown),
+        "trained": loader(trained),
         "latent": node("VAEEncode", pixels=["image", 0], vae=["base", 0]),
         "saved": node("SaveLatent", samples=["latent", 0], filename_prefix="latents/" + base),
         **decodes,
@@ -66,10 +72,10 @@ def graph(base: str, grown: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_grown_decoder_is_its_base_and_keeps_pixels(server: Server, name: str) -> None:
+def test_a_grown_decoder_is_its_base_trains_and_keeps_pixels(server: Server, name: str, tmp_path: Path) -> None:
     config, shape = FAMILIES[name]
     folder = server.base / "models" / "vae"
-    base, grown = (folder / f"{name}_{kind}.safetensors" for kind in ("base", "grown"))
+    base, grown, trained = (folder / f"{name}_{kind}.safetensors" for kind in ("base", "grown", "trained"))
     folder.mkdir(parents=True, exist_ok=True)
     vae = built(config)
     if not config.attention:  # with random weights their pictures are black
@@ -77,8 +83,12 @@ def test_a_grown_decoder_is_its_base_and_keeps_pixels(server: Server, name: str)
         vae.decoder.conv_out.bias.fill_(0.5)
     asymvq.save(vae, base, layout="original")
     assert "asymvq.config" not in load_file(base)
-    assert main(["train", "--base", str(base), "--preset", "2x", "--steps", "0", "--out", str(grown)]) == 0
-    history = server.run(graph(base.name, grown.name))
+    train = ["train", "--base", str(base), "--preset", "2x"]
+    assert main([*train, "--steps", "0", "--out", str(grown)]) == 0
+    shutil.copy(asymvq.__path__[0] + "/assets/picture.png", tmp_path)
+    settings = ["--recipe", "fidelity", "--crop", "32", "--batch", "1", "--set", "held_out=0", "--set", "warm_up=2"]
+    assert main([*train, "--steps", "20", "--out", str(trained), "--data", str(tmp_path), *settings]) == 0
+    history = server.run(graph(base.name, grown.name, trained.name))
 
     (file,) = (server.base / "output" / "latents").glob(f"{base.name}*.latent")
     assert load_file(file)["latent_tensor"].shape == shape
@@ -94,6 +104,8 @@ def test_a_grown_decoder_is_its_base_and_keeps_pixels(server: Server, name: str)
     with Image.open(asymvq.__path__[0] + "/assets/mask.png") as picture:
         mask = np.asarray(picture.convert("L"))[TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH]
     assert 0.05 < (mask == 0).mean() < 0.95
-    image, kept = pictures["saved_image"], pictures["saved_kept"]
-    assert np.array_equal(kept[mask == 0], image[mask == 0])
-    assert abs(kept - image)[mask == 255].mean() > 5
+    image = pictures["saved_image"]
+    for kept in (pictures["saved_kept"], pictures["saved_kept_by_trained"]):
+        assert np.array_equal(kept[mask == 0], image[mask == 0])
+        assert abs(kept - image)[mask == 255].mean() > 5
+    assert abs(pictures["saved_by_trained"] - by_grown).max() > 1
