@@ -181,7 +181,7 @@ def test_native_survives_a_host_that_drops_metadata(dtype, tmp_path, make_vae):
         ("{", "cannot be read"),
         ('{"format": 1, "config": {"levels": 3}}', "unknown fields"),
         ('{"format": 1, "config": {"latent_channels": 8}}', "another shape"),
-        ('{"format": 3, "config": {}}', "Update"),
+        ('{"format": 4, "config": {}}', "Update"),
     ],
 )
 def test_refuses_native_files_with_another_config(text, message, tmp_path, tiny):
