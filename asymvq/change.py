@@ -119,12 +119,14 @@ def _found(edited: Tensor, source: Tensor, more: float, smallest: float, holes: 
             for t in (edited, source)
         )
         same = F.interpolate(same[None, None].float(), size, mode="area")[0, 0] == 1
-    unchanged = torch.ones_like(source[0])
     detail = _detail(source)
-    for _ in range(2):
+
+    def estimated(unchanged: Tensor) -> tuple[Tensor, Tensor]:
         odds = (_log_odds(edited, source, same, detail, unchanged) + more).clamp(-CERTAIN, CERTAIN)
-        share = _cut(odds)
-        unchanged = (F.max_pool2d(share[None], 2 * CELL + 1, 1, CELL)[0] < 0.5).float()
+        return odds, _cut(odds)
+
+    _, share = estimated(torch.ones_like(source[0]))
+    odds, share = estimated((F.max_pool2d(share[None], 2 * CELL + 1, 1, CELL)[0] < 0.5).float())
     found = _cleaned((share > 0.5).cpu().numpy(), odds.cpu().numpy(), smallest, holes)
     found = torch.from_numpy(found).to(source.device)
     if ratio == 1:
@@ -156,8 +158,9 @@ def _without_drift(edited: Tensor, source: Tensor, unchanged: Tensor) -> Tensor:
     """`edited` (3, h, w) with the colours and light that `source` has where `unchanged` (h, w)."""
     weight = _cells(unchanged[None]).clamp(min=1e-3)
     before, after = ((_cells(t * unchanged) / weight).flatten(1).T.double() for t in (source, edited))
+    places = _positions(weight.shape[-2], weight.shape[-1], after)
     weight = weight.flatten().double()
-    features = torch.cat([_positions(*_cells(unchanged[None]).shape[1:], after).flatten(1).T, after], dim=1)
+    features = torch.cat([places.flatten(1).T, after], dim=1)
     ridge = torch.diag(torch.tensor(RIDGE, dtype=torch.float64, device=after.device)) * len(features)
     residual, at = before - after, features.shape[1] - 3
     now, scale = weight, DRIFT_SCALE
@@ -172,7 +175,7 @@ def _without_drift(edited: Tensor, source: Tensor, unchanged: Tensor) -> Tensor:
         error = (residual - features @ drift).square().sum(dim=1)
         scale = max(0.6 * scale, 3 * float(error[weight >= weight.median()].quantile(0.4).sqrt()) + DRIFT_FLOOR)
         now = weight / (1 + error / scale**2) ** 2
-    everywhere = torch.cat([_positions(*source.shape[-2:], edited), edited])
+    everywhere = torch.cat([_positions(source.shape[-2], source.shape[-1], edited), edited])
     return edited + torch.einsum("nhw,nc->chw", everywhere, drift.to(edited))
 
 
