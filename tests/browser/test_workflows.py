@@ -85,7 +85,7 @@ def test_it_opens_whole_and_converts(frontend: Frontend, canvas: str, workflow: 
 
 
 def test_a_link_opens_a_template(own_page: Frontend) -> None:
-    own_page.open_link("quickstart")
+    own_page.open_link("01_quickstart")
     kinds = {node["type"] for node in own_page.page.evaluate(GRAPH)["nodes"]}
     assert {"AsymVQLoader", "AsymVQDecode"} <= kinds
     assert not own_page.complaints
