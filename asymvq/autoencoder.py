@@ -213,7 +213,8 @@ def check_decode_arguments(
     given = {name: tensor for name, tensor in decoded.items() if tensor is not None}
     if given and (image is None or config.condition is None or not config.condition.sees_errors):
         raise ValueError(
-            f"Expected {' and '.join(given)} only with image and mask, and for a VAE whose condition sees errors."
+            f"Expected {' and '.join(given)} only with image and mask, and for a VAE whose condition sees errors. "
+            "Leave it out."
         )
     if image is None or mask is None:
         return

@@ -23,14 +23,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import Checkpoint, Layout, build
 from ..config import Config
-from ..detail import errors_of, with_detail_of
-from ..harmonise import harmonise
 from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
 from .best import Best
 from .computing import autocast, learning_rate, moved, without_sync
 from .copying import copied_modules, hold_to_code
-from .data import Batch, Pictures, Samples
+from .data import Pictures, Samples
 from .distributed import Processes
 from .files import RunFiles
 from .health import Decode, Health
@@ -38,6 +36,7 @@ from .latents import Latents
 from .prefetch import Prefetched
 from .recipe import Precision, Recipe, Start
 from .resume import known_to_run
+from .seen import SeenByLosses, raw_decode
 from .signals import deferred
 from .start import decoder_digest, frozen_digest, needs_pictures, started
 from .state import State, optimizer_tensors, pack, restore_optimizer, state_folder, unpack
@@ -236,6 +235,7 @@ class Training:
             )
         terms = reconstruction_terms(recipe, self.device) if recipe.steps else []
         self.criterion = Criterion(recipe, terms, self.discriminator)
+        self._seen = SeenByLosses(self.vae, recipe, self.device)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         slow = self.recipe.decoder_lr if self.recipe.start is Start.GROW else 1.0
@@ -348,9 +348,9 @@ class Training:
             with without_sync(network, not last), without_sync(judge, not last):
                 with autocast(self.device, recipe):
                     latent = self.vae.network_latent(latents.of(batch))
-                output, strayed = self._output(network, batch, latent)
+                output, strayed = self._seen.of(network, batch, latent)
                 loss, log = self.criterion.reconstruction(output, batch.image, batch.mask)
-                loss = loss + strayed
+                loss = loss + strayed * (batch.image[0].numel() if recipe.sum_pixels else 1)
                 if adversarial:
                     last_layer = self.vae.decoder.conv_out
                     more, figures = self.criterion.adversarial(loss, output.float(), last_layer=last_layer)
@@ -392,45 +392,6 @@ class Training:
         mixed = self.recipe.inside > 0 or self.recipe.other > 0
         return Latents(self.vae, mixed=mixed, cached=cached)
 
-    def _output(self, network: nn.Module, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor | float]:
-        """What the losses see of the decoder's output, and the mean square of what they do not: changes of colour and
-        light, which nothing else would hold."""
-        sees_errors, strayed = self.vae.sees_errors, 0.0
-        plain = harmonised = errors = None
-        if sees_errors or self.recipe.through_harmonise:
-            with torch.no_grad(), autocast(self.device, self.recipe):
-                plain = self.vae.decoder(latent).float()
-        if sees_errors and plain is not None:
-            harmonised = self._harmonised(plain, batch)
-            errors = errors_of(plain, image=batch.image, mask=batch.mask, harmonised=harmonised)
-        with autocast(self.device, self.recipe):
-            output = network(latent, image=batch.image, mask=batch.mask, errors=errors)
-        if plain is not None and harmonised is not None:
-            whole = output.float() - plain + harmonised
-            detailed = with_detail_of(
-                output, plain, mask=batch.mask, factor=self.vae.config.factor, harmonised=harmonised
-            )
-            # with nothing kept it is the plain decode, and all of it is to be learned
-            nothing_kept = batch.mask.amin(dim=(1, 2, 3), keepdim=True) > 0
-            output = torch.where(nothing_kept, whole, detailed)
-            strayed = ((whole - output) * batch.mask).square().mean()
-        elif plain is not None:
-            output = self._harmonised(output.float(), batch, plain=plain)
-        if self.recipe.composed:
-            output = torch.where(batch.mask > 0, output, batch.image.to(output))
-        return output, strayed
-
-    def _harmonised(self, decoded: Tensor, batch: Batch, plain: Tensor | None = None) -> Tensor:
-        """Of a batch, those that the recipe says."""
-        rows = list(decoded.split(1))
-        for i in batch.harmonised.flatten().nonzero().flatten().tolist():
-            rows[i] = harmonise(
-                rows[i], image=batch.image[i : i + 1], mask=batch.mask[i : i + 1],
-                plain=None if plain is None else plain[i : i + 1], factor=self.vae.config.factor,
-                noise_mask=bool(batch.inside[i]),
-            )  # fmt: skip
-        return torch.cat(rows)
-
     @torch.no_grad()
     def _measure(self) -> float:
         """The mean loss of the averaged weights on held-out pictures: of the same samples every time."""
@@ -443,7 +404,7 @@ class Training:
                 batch = moved(self.held_out.batch(first, size), self.device, self._channels_last)
                 with autocast(self.device, self.recipe):
                     latent = vae.network_latent(latents.of(batch))
-                output, _ = self._output(vae.decoder, batch, latent)
+                output, _ = self._seen.of(vae.decoder, batch, latent)
                 losses.append(self.criterion.reconstruction(output, batch.image, batch.mask)[0].float() * size)
         return self.processes.mean(torch.stack(losses).sum()[None] / count).item()
 
@@ -571,11 +532,11 @@ class Training:
 
         def current(latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
             with autocast(self.device, self.recipe):
-                return _decoded(self.vae, latent, image, mask)
+                return raw_decode(self.vae, latent, image, mask)
 
         def averaged(latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
             with self.averaged() as vae:
-                return _decoded(vae, latent, image, mask)
+                return raw_decode(vae, latent, image, mask)
 
         return current, averaged
 
@@ -612,16 +573,6 @@ class Training:
             best = unpack("best", state.tensors)
             self.best.keep({name: tensor.to(self.average[name]) for name, tensor in best.items()})
         logger.info("Going on at step %d.", self.step)
-
-
-def _decoded(vae: AsymmetricAutoencoder, latent: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """The conditional decode as it is, NaN and all."""
-    z = vae.network_latent(latent)
-    if not vae.sees_errors:
-        return vae.decoder(z, image=image, mask=mask)
-    plain = vae.decoder(z)
-    decoded = vae.decoder(z, image=image, mask=mask, errors=errors_of(plain, image=image, mask=mask))
-    return with_detail_of(decoded, plain, mask=mask, factor=vae.factor)
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
