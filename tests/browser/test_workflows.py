@@ -71,7 +71,7 @@ def test_it_opens_whole_and_converts(frontend: Frontend, canvas: str, workflow: 
         given = {name.split(".")[0] for name in node["inputs"]}
         assert required.keys() <= given, node["class_type"]
     # what the host tests post without a frontend is what it would post
-    posted = prompt_of(saved, kinds)
+    posted = prompt_of(saved, kinds, frontend.server.version)
     assert {number: node["class_type"] for number, node in posted.items()} == {
         number: node["class_type"] for number, node in prompt.items()
     }

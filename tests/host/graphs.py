@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from packaging.version import Version
+
 SOCKETS_ONLY = ("MarkdownNote",)
 MUTED = 2
 WIDGETS = ("BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3", "FLOAT", "INT", "STRING")
 UPLOADS = ("image_upload", "video_upload")
 
 
-def prompt_of(graph: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
-    """`graph` in the format of `workflows/`, `kinds` as `/object_info` gives them."""
+def prompt_of(graph: dict[str, Any], kinds: dict[str, Any], host: str) -> dict[str, Any]:
+    """`graph` in the format of `workflows/`, `kinds` as the host of this version gives them in `/object_info`."""
     links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
     return {
         str(node["id"]): {
             "class_type": node["type"],
             "inputs": {
-                **values_of(kinds[node["type"]], node["widgets_values"]),
+                **values_of(kinds[node["type"]], node["widgets_values"], made_by_newer(node, host)),
                 **{slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot["link"] is not None},
             },
         }
@@ -27,10 +29,17 @@ def prompt_of(graph: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def values_of(kind: dict[str, Any], saved: list[Any]) -> dict[str, Any]:
+def made_by_newer(node: dict[str, Any], host: str) -> bool:
+    """Whether it is a host's own node, saved with a later version than this."""
+    properties = node["properties"]
+    return properties["cnr_id"] == "comfy-core" and Version(properties["ver"]) > Version(host)
+
+
+def values_of(kind: dict[str, Any], saved: list[Any], newer: bool = False) -> dict[str, Any]:
+    """What each widget holds. Of a `newer` node, values of widgets that the host does not have yet are dropped."""
     left = iter(saved)
     values = dict(_widgets(kind["input"], left, ""))
-    assert not list(left), (kind["name"], saved)
+    assert newer or not list(left), (kind["name"], saved)
     return values
 
 

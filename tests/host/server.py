@@ -47,6 +47,10 @@ class Server:
         return self._process.pid
 
     @property
+    def version(self) -> str:
+        return self.get("/system_stats")["system"]["comfyui_version"]
+
+    @property
     def log(self) -> str:
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 

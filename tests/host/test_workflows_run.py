@@ -187,7 +187,7 @@ def test_it_runs_and_keeps_what_the_mask_keeps(desk: Server, name: str) -> None:
     case = CASES[name]
     small_models.write(desk.base / "models", case.files)
     graph = json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
-    prompt = cut_down(prompt_of(graph, desk.get("/object_info")), case)
+    prompt = cut_down(prompt_of(graph, desk.get("/object_info"), desk.version), case)
     for harmonised in nodes_of(prompt, "AsymVQHarmonise"):  # its mask is found, not painted
         prompt["shown_mask"] = {"class_type": "MaskToImage", "inputs": {"mask": prompt[harmonised]["inputs"]["mask"]}}
         prompt["mask"] = {"class_type": "PreviewImage", "inputs": {"images": ["shown_mask", 0]}}
