@@ -148,6 +148,43 @@ def harmonise(size: int) -> Prompt:
     }
 
 
+def edited(kind: str, *, size: int = 64, edits: int = 1, sources: int = 1, mask_size: int | None = None) -> Prompt:
+    """A node that looks at edits of a 64×64 picture. `mask_size`: with a mask of that size."""
+    prompt = {
+        "source": node("EmptyImage", width=64, height=64, batch_size=sources, color=0x336699),
+        "edited": node("EmptyImage", width=size, height=size, batch_size=edits, color=0x996633),
+    }
+    inputs: dict[str, Any] = {"edited": ["edited", 0], "source": ["source", 0]}
+    if kind == CHANGE:
+        inputs |= {"sensitivity": 0.5, "grow": 8, "feather": 8, "smallest": 0.05, "fill_holes": 0.2}
+    if mask_size is not None:
+        prompt["mask"] = node("SolidMask", value=1.0, width=mask_size, height=mask_size)
+        inputs["mask"] = ["mask", 0]
+    prompt["result"] = node(kind, **inputs)
+    end = node("MaskPreview", mask=["result", 0]) if kind == CHANGE else node("PreviewImage", images=["result", 0])
+    return {**prompt, "end": end}
+
+
+def crop(kind: str, mask_size: int = 64, **more: Any) -> Prompt:
+    """Of a 64×64 picture, around a mask that nothing is painted on."""
+    return {
+        "image": node("EmptyImage", width=64, height=64, batch_size=1, color=0x336699),
+        "mask": node("SolidMask", value=0.0, width=mask_size, height=mask_size),
+        "part": node(kind, image=["image", 0], mask=["mask", 0], **more),
+        "end": node("PreviewImage", images=["part", 0]),
+    }
+
+
+def three_parts() -> Prompt:
+    """Edited parts, of a crop of two pictures."""
+    prompt = crop(CROP, **AROUND)
+    prompt["image"]["inputs"]["batch_size"] = 2
+    prompt["mask"]["inputs"]["value"] = 1.0
+    prompt["edited"] = node("EmptyImage", width=64, height=64, batch_size=3, color=0x996633)
+    inputs = {"crop": ["part", 2], "image": ["edited", 0], "harmonise": 1.0}
+    return {**prompt, "whole": node(STITCH, **inputs), "end": node("PreviewImage", images=["whole", 0])}
+
+
 def three_masks() -> Prompt:
     prompt = decode(samples=["two", 0])
     prompt["two"] = node("RepeatLatentBatch", samples=["latent", 0], amount=2)
@@ -213,6 +250,12 @@ class Mistake:
 
 
 LOADER, DECODE, SAVE, TRAIN = "AsymVQLoader", "AsymVQDecode", "AsymVQSave", "AsymVQTrain"
+ALIGN, CHANGE, CROP, STITCH = "AsymVQAlign", "AsymVQChangeMask", "AsymVQInpaintCrop", "AsymVQStitch"
+AROUND_MASK = "AsymVQCropAroundMask"
+AROUND = {
+    "context": 8, "context_share": 0.0, "size": "as it is", "size.aspect": "free", "multiple": "8",
+    "left": 0, "top": 0, "right": 0, "bottom": 0, "grow_mask": 0,
+}  # fmt: skip
 MISTAKES = [
     Mistake("an empty file", saved(load("empty.safetensors")), LOADER, "Download it again"),
     Mistake("a download that was cut short", saved(load("truncated.safetensors")), LOADER, "download it again"),
@@ -244,6 +287,25 @@ MISTAKES = [
     Mistake("a picture without a mask", decode(mask=None), DECODE, "mask"),
     Mistake("a mask without a picture", decode(image=None), DECODE, "image"),
     Mistake("an edit of another size", harmonise(128), "AsymVQHarmonise", "Align Edit to Source"),
+    Mistake("aligning with a mask of another size", edited(ALIGN, mask_size=128), ALIGN, "Resize the mask"),
+    Mistake("three edits of two sources to align", edited(ALIGN, edits=3, sources=2), ALIGN, "Repeat or drop some"),
+    Mistake("finding the change in an edit of another size", edited(CHANGE, size=72), CHANGE, "Align Edit to Source"),
+    Mistake(
+        "finding the change in three edits of two sources", edited(CHANGE, edits=3, sources=2), CHANGE,
+        "Repeat or drop some",
+    ),
+    Mistake("cropping without a mask or a wider side", crop(CROP, **AROUND), CROP, "set left, top, right or bottom"),
+    Mistake("cropping around a mask of another size", crop(CROP, 128, **AROUND), CROP, "Resize the mask"),
+    Mistake("three edited parts for two pictures", three_parts(), STITCH, "Repeat or drop some"),
+    Mistake("a square around an empty mask", crop(AROUND_MASK, size=64), AROUND_MASK, "Paint it"),
+    Mistake(
+        "more masks than memory",
+        {
+            "mask": node("AsymVQRandomMask", seed=0, width=8192, height=8192, batch_size=4096, thickness=1.0),
+            "end": node("MaskPreview", mask=["mask", 0]),
+        },
+        "AsymVQRandomMask", "Ask for fewer masks",
+    ),
     Mistake("saving a stock VAE", save_to("x", STOCK), SAVE, "Save it with VAE Save"),
     Mistake("a name that leaves the output folder", save_to("../../x"), SAVE, "outside the output folder"),
     Mistake("training without pictures", train("none"), TRAIN, "Choose a folder, or connect images"),
@@ -261,6 +323,14 @@ MISTAKES = [
             "end": node("PreviewAny", source=["model", 0]),
         },
         "AsymVQPaintByExampleLoader", "Paint by Example",
+    ),
+    Mistake(
+        "another CLIP vision file as Paint by Example's head",
+        {
+            "head": node("AsymVQPaintByExampleHeadLoader", head_name="no_head.safetensors"),
+            "end": node("PreviewAny", source=["head", 0]),
+        },
+        "AsymVQPaintByExampleHeadLoader", "Paint by Example",
     ),
 ]  # fmt: skip
 

@@ -29,6 +29,13 @@ def test_a_mistake_is_explained_on_its_node(mistaken: Server, mistake: Mistake) 
     assert outside == {"comfyui"}
 
 
+def test_every_node_that_can_be_used_wrongly_is_here(mistaken: Server) -> None:
+    ours = {kind for kind in mistaken.get("/object_info") if kind.startswith("AsymVQ")}
+    takes_what_it_gets = {"AsymVQDemoPictures", "AsymVQLossPlot"}
+    needs_a_whole_model = {"AsymVQPaintByExampleConditioning"}  # test_paint_by_example.py has its mistakes
+    assert {mistake.at for mistake in MISTAKES} - {"VAEEncode"} == ours - takes_what_it_gets - needs_a_whole_model
+
+
 def test_the_docs_list_every_mistake() -> None:
     rows = (PACK / "docs" / "errors.md").read_text("utf-8").splitlines()
     listed = [row.split(" | ")[0].removeprefix("| ") for row in rows if row.startswith("| ")][1:]
