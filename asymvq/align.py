@@ -1,15 +1,17 @@
 """An edited picture laid over its source again: edit models give the whole picture back shifted, zoomed or turned.
 
-Both pictures are reduced to what drift of colours and light leaves alone (luma, its local mean and spread normalised).
-Phase correlation over a few scales and angles gives the start; Gauss-Newton steps on a pyramid refine it to parts of a
-pixel (Lucas & Kanade 1981; the gradient is the mean of both pictures', Malis 2004). What the edit changed does not fit
-any position and weighs next to nothing (Geman & McClure's weights on local error).
+Both pictures are reduced to what drift of colours and light leaves alone (local mean and spread normalised). Phase
+correlation over a few scales and angles gives the start; Gauss-Newton steps on a pyramid refine it to parts of a pixel
+(Lucas & Kanade 1981; the gradient is the mean of both pictures', Malis 2004), on luma, and last on the three colours.
+What the edit changed does not fit any position and weighs next to nothing (Geman & McClure's weights on the local
+error as a share of the local texture, so that plain parts, where every position fits, do not set the scale).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +29,14 @@ ANGLES = (-1.5, -0.75, 0.0, 0.75, 1.5)
 WHITENING, CANDIDATES, CANDIDATE_STEPS = (0.5, 1.0), 3, 8
 LARGEST_SHIFT = 0.12
 """Of a side."""
-FINEST, SPREAD, LEAST_SPREAD = 0.8, 6.0, 0.05
-"""Sigma of the local statistics, pixels of a level; and the spread of luma, of 1, below which there is no texture."""
+FINEST, SPREAD, LEAST_SPREAD = 1.6, 6.0, 0.05
+"""Sigmas, pixels of a level: of the finest detail looked at (a VAE invents what is finer) and of the local statistics;
+and the spread, of 1, below which there is no texture."""
 WINDOW = 9
 """Pixels a side over which an error is averaged before it is weighed."""
+USUAL, OUTLIER, FAINT = 0.3, 3.0, 0.02
+"""The share of the texture that surely fits: how its worst errs is usual; how many times that weighs a quarter; and the
+power, of a normalised picture's 1, below which there is no texture to fit."""
 LEAST_AGREEMENT, LEAST_SHARE = 0.55, 0.2
 """Local correlation of what agrees, and the share of the textured picture that has to."""
 LARGEST_DOUBT = 0.35
@@ -122,9 +128,8 @@ def _align_one(
     edited: Tensor, source: Tensor, ignored: Tensor | None, low: float, high: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     untouched = _Motion(torch.zeros(4, device=source.device), (source.shape[-2], source.shape[-1]))
-    grey, other = (_luma(t, low, high) for t in (source, edited))
-    found = _find(other, grey, ignored)
-    motion = untouched if found is None or _distance(found, untouched, grey) < NOTHING else found
+    found = _find(_unit(edited, low, high), _unit(source, low, high), ignored)
+    motion = untouched if found is None or _distance(found, untouched, source) < NOTHING else found
     picture, covered = _resampled(edited, source, motion)
     x, y, a, b = motion.values.double().tolist()
     if motion.extent[0] / motion.extent[1] == untouched.extent[0] / untouched.extent[1]:
@@ -154,7 +159,7 @@ def _resampled(edited: Tensor, source: Tensor, motion: _Motion) -> tuple[Tensor,
 
 
 def _find(edited: Tensor, source: Tensor, ignored: Tensor | None) -> _Motion | None:
-    """How `edited` (1, h, w) lies over `source` (1, H, W), both luma in [0, 1]; None where that is not certain."""
+    """How `edited` (3, h, w) lies over `source` (3, H, W), both in [0, 1]; None where that is not certain."""
     height, width = source.shape[-2:]
     if min(height, width, *edited.shape[-2:]) < 32:
         return None
@@ -163,18 +168,18 @@ def _find(edited: Tensor, source: Tensor, ignored: Tensor | None) -> _Motion | N
     while max(ratios[-1] * side / 2, 1) >= COARSE_SIDE * 0.75:
         ratios.append(ratios[-1] / 2)
     ratios = [ratio for ratio in ratios if ratio * side <= FINEST_SIDE][::-1]
-    candidates = [_start(edited, source, ignored, ratios[0], extent) for extent in _extents(edited, source)]
+    grey = _luma(edited), _luma(source)
+    candidates = [_start(*grey, ignored, ratios[0], extent) for extent in _extents(edited, source)]
     if len(candidates) > 1:
-        levels = [_Level.make(edited, source, ignored, ratios[:2][-1], motion.extent) for motion in candidates]
+        levels = [_Level.make(*grey, ignored, ratios[:2][-1], motion.extent) for motion in candidates]
         candidates = [level.refine(motion) for level, motion in zip(levels, candidates, strict=True)]
-        misfits = [level.misfit(motion) for level, motion in zip(levels, candidates, strict=True)]
+        misfits = [level.compare(motion).misfit for level, motion in zip(levels, candidates, strict=True)]
         candidates = [candidates[misfits.index(min(misfits))]]
     motion = candidates[0]
-    level = _Level.make(edited, source, ignored, ratios[0], motion.extent)
+    for ratio in ratios[:-1]:
+        motion = _Level.make(*grey, ignored, ratio, motion.extent).refine(motion)
+    level = _Level.make(edited, source, ignored, ratios[-1], motion.extent)
     motion = level.refine(motion)
-    for ratio in ratios[1:]:
-        level = _Level.make(edited, source, ignored, ratio, motion.extent)
-        motion = level.refine(motion)
     return motion if level.trusts(motion) else None
 
 
@@ -208,7 +213,7 @@ def _start(
     for peaks in found.values():
         motions += [motion for _, motion in sorted(peaks, key=lambda pair: -pair[0])[:CANDIDATES]]
     refined = [level.refine(motion, steps=CANDIDATE_STEPS) for motion in motions]
-    return min(refined, key=level.misfit)
+    return min(refined, key=lambda motion: level.compare(motion).misfit)
 
 
 def _taper(length: int, device: torch.device) -> Tensor:
@@ -229,9 +234,25 @@ def _extents(edited: Tensor, source: Tensor) -> list[tuple[float, float]]:
     return extents
 
 
+class _Compared(NamedTuple):
+    """The edited picture moved (C, h, w); where it may be looked at (h, w); and around each of those pixels the squared
+    error and the power of both pictures' texture (h, w).
+    """
+
+    warped: Tensor
+    seen: Tensor
+    error: Tensor
+    power: Tensor
+
+    @property
+    def misfit(self) -> float:
+        """How little agrees, from 0 to 1."""
+        return float((self.seen * self.error / (self.error + 0.5)).sum() / self.seen.sum().clamp(min=1))
+
+
 @dataclass(frozen=True)
 class _Level:
-    """Both pictures at one size: `source` and `edited` (1, h, w), normalised; `points` (h, w, 2), the source's pixels
+    """Both pictures at one size: `source` and `edited` (C, h, w), normalised; `points` (h, w, 2), the source's pixels
     from its middle; `weight` (h, w), 0 where it is not looked at.
     """
 
@@ -264,53 +285,62 @@ class _Level:
             whole,
         )
 
-    def compare(self, motion: _Motion) -> tuple[Tensor, Tensor, Tensor]:
-        """The edited picture moved (h, w), where it may be looked at (h, w), and the local squared error (h, w)."""
-        warped = motion.sample(self.edited, self.points)[0]
+    def compare(self, motion: _Motion) -> _Compared:
+        warped = motion.sample(self.edited, self.points)
         seen = self.weight * motion.covers(self.points, 2 / self.ratio)
-        error = (warped - self.source[0]).square() * seen
-        local = _mean(error) / _mean(seen).clamp(min=1e-3)
-        return warped, seen, local
+        error = (warped - self.source).square().mean(dim=0)
+        power = (warped.square() + self.source.square()).mean(dim=0) / 2
+        error, power = _mean(torch.stack([error, power]) * seen) / _mean(seen[None]).clamp(min=1e-3)
+        return _Compared(warped, seen, error, power)
 
-    def misfit(self, motion: _Motion) -> float:
-        """How little agrees, from 0 to 1."""
-        _, seen, local = self.compare(motion)
-        return float((seen * local / (local + 0.5)).sum() / seen.sum().clamp(min=1))
-
-    def refine(self, motion: _Motion, part: Tensor | None = None, steps: int = STEPS) -> _Motion:
-        """Gauss-Newton. `part` (h, w): the share of each pixel that is looked at."""
-        x, y = self.points.unbind(-1)
-        step_y, step_x = _gradient(self.source[0])
+    def refine(self, motion: _Motion, steps: int = STEPS) -> _Motion:
+        """Gauss-Newton, until nothing moves by more than 0.003 pixels of the level."""
         for _ in range(steps):
-            warped, seen, local = self.compare(motion)
-            if part is not None:
-                seen = seen * part
-            if seen.sum() < 64:
-                return motion
-            usual = torch.quantile(_thinned(local, seen), 0.3).clamp(min=1e-3)
-            weight = seen / (1 + local / (3 * usual)) ** 2
-            down, right = ((a + b) / 2 * self.ratio for a, b in zip(_gradient(warped), (step_y, step_x), strict=True))
-            slopes = torch.stack([right, down, right * x + down * y, down * x - right * y]).flatten(1).double()
-            weighted = slopes * weight.flatten()
-            size = slopes.new_tensor([1, 1, *[max(self.points.abs().max().item(), 1)] * 2])
-            gram = (weighted @ slopes.T) / size[:, None] / size
-            moment = (weighted @ (self.source[0] - warped).flatten().double()) / size
-            gram = gram + 1e-6 * gram.diagonal().mean() * torch.eye(4, dtype=gram.dtype, device=gram.device)
-            change = (torch.linalg.lstsq(gram, moment[:, None]).solution[:, 0] / size).to(motion.values)
-            motion = _Motion(motion.values + change, motion.extent)
-            if float(change.abs().mul(size.to(change)).max()) < 0.003 / self.ratio:
+            before, motion = motion, self.step(motion, self.compare(motion))
+            change = (motion.values - before.values).abs() * motion.values.new_tensor([1, 1, self.reach, self.reach])
+            if float(change.max()) < 0.003 / self.ratio:
                 break
         return motion
 
+    @property
+    def reach(self) -> float:
+        """Source pixels from the middle to the farthest side."""
+        return float(self.points.abs().max().clamp(min=1))
+
+    def step(self, motion: _Motion, compared: _Compared, part: Tensor | None = None) -> _Motion:
+        """One of Gauss and Newton's. `part` (h, w): the share of each pixel that is looked at."""
+        warped, seen, error, power = compared
+        if part is not None:
+            seen = seen * part
+        if seen.sum() < 64:
+            return motion
+        error = error / (power + FAINT)
+        usual = _quantile(error, power * seen, USUAL).clamp(min=1e-3)
+        weight = seen / (1 + error / (OUTLIER * usual)) ** 2
+        gradients = zip(_gradient(warped), _gradient(self.source), strict=True)
+        down, right = ((a + b) * (self.ratio / 2) for a, b in gradients)
+        reach = self.reach
+        x, y = (self.points / reach).unbind(-1)
+        slopes = torch.stack([right, down, right * x + down * y, down * x - right * y])
+        weighted = (slopes * weight).flatten(1)
+        gram = (weighted @ slopes.flatten(1).T).double()
+        moment = (weighted @ (self.source - warped).flatten()).double()
+        gram = gram + 1e-6 * gram.diagonal().mean() * torch.eye(4, dtype=gram.dtype, device=gram.device)
+        change = torch.linalg.lstsq(gram, moment[:, None]).solution[:, 0].to(motion.values)
+        return _Motion(motion.values + change / change.new_tensor([1, 1, reach, reach]), motion.extent)
+
     def trusts(self, motion: _Motion) -> bool:
         """Whether enough of the picture agrees, and two halves of it (a chequerboard) agree on the motion."""
+        compared = self.compare(motion)
         still = _Motion(torch.zeros_like(motion.values), self.whole)
-        if self.misfit(motion) > self.misfit(still):
+        moves = _distance(motion, still, self.points) > NOTHING
+        if moves and compared.misfit > self.compare(still).misfit:
             return False
-        warped, seen, _ = self.compare(motion)
-        a, b = self.source[0] * seen, warped * seen
-        spreads = _mean(a * a) * _mean(b * b)
-        together = _mean(a * b) / spreads.clamp(min=1e-6).sqrt()
+        seen = compared.seen
+        a, b = self.source * seen, compared.warped * seen
+        both, own, others = _mean(torch.stack([(p * q).mean(dim=0) for p, q in ((a, b), (a, a), (b, b))]))
+        spreads = own * others
+        together = both / spreads.clamp(min=1e-6).sqrt()
         textured = seen * (spreads.sqrt() > 0.05)
         share = float((textured * (together > LEAST_AGREEMENT)).sum() / textured.sum().clamp(min=1))
         if share < LEAST_SHARE or float(textured.mean()) < 0.02:
@@ -318,13 +348,13 @@ class _Level:
         cells = (torch.tensor(seen.shape) / 8).ceil().long().tolist()
         rows, columns = (torch.arange(n, device=seen.device) // cell for n, cell in zip(seen.shape, cells, strict=True))
         board = ((rows[:, None] + columns) % 2).float()
-        halves = [self.refine(motion, part, steps=6) for part in (board, 1 - board)]
+        halves = [self.step(motion, compared, part) for part in (board, 1 - board)]
         doubt = _distance(halves[0], halves[1], self.points)
-        return doubt < LARGEST_DOUBT * max(1.0, float(self.points.abs().max()) * 2 / 1024)
+        return doubt < LARGEST_DOUBT * max(1.0, self.reach * 2 / 1024)
 
 
 def _distance(motion: _Motion, other: _Motion, where: Tensor) -> float:
-    """Mean distance, source pixels, between two motions over a picture (1, H, W), or over points (h, w, 2)."""
+    """Mean distance, source pixels, between two motions over a picture (3, H, W), or over points (h, w, 2)."""
     height, width = where.shape[-2:]
     points = where if width == 2 else _points(height, width, 1.0, where.device)
     points = points[::SAMPLE, ::SAMPLE]
@@ -339,11 +369,15 @@ def _points(height: int, width: int, ratio: float, device: torch.device) -> Tens
     return torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1)
 
 
-def _luma(picture: Tensor, low: float, high: float) -> Tensor:
-    """(3, H, W) to (1, H, W) in [0, 1], what is no number as grey."""
-    weights = picture.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)
-    luma = (picture.float() * weights[:, None, None]).sum(dim=0, keepdim=True)
-    return torch.nan_to_num((luma - low) / (high - low), 0.5, 0.5, 0.5)
+def _unit(picture: Tensor, low: float, high: float) -> Tensor:
+    """(3, H, W) in [0, 1], what is no number as grey."""
+    return torch.nan_to_num((picture.float() - low) / (high - low), 0.5, 0.5, 0.5)
+
+
+def _luma(picture: Tensor) -> Tensor:
+    """(3, H, W) to (1, H, W)."""
+    weights = picture.new_tensor([0.299, 0.587, 0.114])
+    return (picture * weights[:, None, None]).sum(dim=0, keepdim=True)
 
 
 def _resized(picture: Tensor, size: list[int]) -> Tensor:
@@ -353,7 +387,7 @@ def _resized(picture: Tensor, size: list[int]) -> Tensor:
 
 
 def _normalised(picture: Tensor) -> Tensor:
-    """(1, H, W) less its local mean, over its local spread."""
+    """(C, H, W) less its local mean, over its local spread."""
     picture = blur(picture, FINEST)
     high = picture - blur(picture, SPREAD)
     return high / (blur(high.square(), SPREAD) + LEAST_SPREAD**2).sqrt()
@@ -371,19 +405,22 @@ def blur(picture: Tensor, sigma: float) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
+    """(C, H, W), each pixel the mean of those around it."""
     return F.avg_pool2d(values[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0]
 
 
 def _gradient(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Down and to the right, a pixel of the level."""
-    down, right = torch.gradient(values)
+    """Of (C, H, W), down and to the right, a pixel of the level."""
+    down, right = torch.gradient(values, dim=(-2, -1))
     return down, right
 
 
-def _thinned(values: Tensor, seen: Tensor) -> Tensor:
-    """Those that are seen, at most about a hundred thousand: what `torch.quantile` is quick with."""
-    found = values[seen > 0.5]
-    return found[:: max(1, found.numel() // 100_000)] if found.numel() else values.flatten()
+def _quantile(values: Tensor, weight: Tensor, share: float) -> Tensor:
+    """Of (H, W), the value below which that share of the weight lies; over at most about a hundred thousand of them."""
+    step = max(1, math.isqrt(values.numel() // 100_000))
+    values, order = values[::step, ::step].flatten().sort()
+    below = weight[::step, ::step].flatten()[order].cumsum(dim=0)
+    return values[(below < share * below[-1]).sum().clamp(max=len(values) - 1)]
 
 
 def _check(edited: Tensor, source: Tensor, mask: Tensor | None) -> None:
