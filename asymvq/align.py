@@ -178,9 +178,12 @@ def _find(edited: Tensor, source: Tensor, ignored: Tensor | None) -> _Motion | N
     motion = candidates[0]
     for ratio in ratios[:-1]:
         motion = _Level.make(*grey, ignored, ratio, motion.extent).refine(motion)
-    level = _Level.make(edited, source, ignored, ratios[-1], motion.extent)
-    motion = level.refine(motion)
-    return motion if level.trusts(motion) else None
+    for pictures in ((edited, source), grey):  # grey for colours that are all others now
+        level = _Level.make(*pictures, ignored, ratios[-1], motion.extent)
+        refined = level.refine(motion)
+        if level.trusts(refined):
+            return refined
+    return None
 
 
 def _start(

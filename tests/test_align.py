@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asymvq import align
+from asymvq.align import blur
 
 
 def texture(height: int, width: int, seed: int) -> Tensor:
@@ -56,6 +57,29 @@ def test_it_finds_shift_scale_and_rotation(source, edited, x, y, scale, turn):
     assert float(found.rotation) == pytest.approx(turn, abs=0.04)
     inner = (..., slice(20, -20), slice(20, -20))
     assert (found.picture - edited)[inner].abs().mean() < 0.02
+
+
+def test_plain_parts_do_not_set_the_scale_of_errors():
+    """Below a sky, detail that went through a VAE fits worse than the sky, and is what tells."""
+    y, x = torch.meshgrid(torch.arange(192), torch.arange(256), indexing="ij")
+    sky = (y < 130 - 50 * torch.exp(-(((x - 130) / 50) ** 2))).float()
+    source = torch.lerp(texture(192, 256, 0) * 0.5 - 0.3, torch.tensor(0.6), sky)
+    edited = moved(source, 3.3, -2.6, 1.01, 0.3)[0]
+    fine = edited - blur(edited, 1.5)
+    noise = torch.randn(fine.shape, generator=torch.Generator().manual_seed(0))
+    edited = (edited - 0.8 * fine + 0.6 * noise * blur(fine.square(), 2.0).sqrt()) * 0.92 + 0.05
+    edited[:, 20:90, 20:110] = texture(192, 256, 9)[0, :, 20:90, 20:110]
+    found = align(edited[None].clamp(-1, 1), source)
+    assert found.shift[0].tolist() == pytest.approx([3.3, -2.6], abs=0.02)
+    assert float(found.scale) == pytest.approx(1.01, abs=0.0003)
+
+
+@pytest.mark.parametrize("order", [[1, 2, 0], [1, 1, 1]])
+def test_other_colours_everywhere(source, edited, order):
+    before, after = (t.mean(dim=1, keepdim=True) + 0.4 * t for t in (source, moved(edited, 3, -2, 1.01, 0)))
+    found = align(after[:, order].clamp(-1, 1), before.clamp(-1, 1))
+    assert found.sure.all()
+    assert found.shift[0].tolist() == pytest.approx([3, -2], abs=0.1)
 
 
 @pytest.mark.parametrize("size", [(240, 320), (144, 192), (208, 256)])
