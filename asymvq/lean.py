@@ -167,6 +167,10 @@ def _normaliser(norm: nn.Module | None, x: Tensor) -> Callable[[Tensor], Tensor]
     mean, variance = _channel_moments(norm, x)
     weight, bias = (p.to(mean) for p in (norm.weight, norm.bias))
     computed = x.dtype if x.device.type in MIXED_NORMALISATION else mean.dtype
+    if x.device.type == "cpu" and computed == mean.dtype:  # batch norm is slow there with rows that lie apart
+        scale = weight * (variance + norm.eps).rsqrt()
+        scale, shift = (t[:, None, None] for t in (scale, bias - mean * scale))
+        return lambda rows: (rows.to(computed) * scale).add_(shift)
     # with statistics given, batch norm is a scale and a shift in one pass
     return lambda rows: F.batch_norm(rows.to(computed), mean, variance, weight, bias, eps=norm.eps)
 
@@ -176,8 +180,7 @@ def _channel_moments(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
     groups, shares, means, variances = norm.num_groups, list[float](), list[Tensor](), list[Tensor]()
     exact = torch.promote_types(x.dtype, torch.float32)
     for first, last in stripes(x.shape[-2], x.shape[-1] * x.shape[1], x.device):
-        values = x[0, :, first:last].to(exact).reshape(groups, -1)
-        variance, mean = torch.var_mean(values, dim=1, correction=0)
+        variance, mean = _moments(x[0, :, first:last].to(exact).unflatten(0, (groups, -1)))
         shares.append((last - first) / x.shape[-2])
         means.append(mean)
         variances.append(variance)
@@ -186,6 +189,16 @@ def _channel_moments(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
     for share, stripe_mean, stripe_variance in zip(shares, means, variances, strict=True):
         variance += share * (stripe_variance + (stripe_mean - mean).square())
     return mean.repeat_interleave(x.shape[1] // groups), variance.repeat_interleave(x.shape[1] // groups)
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean of each group, (G,) each, of values (G, C, H, W)."""
+    dims = (1, 2, 3)
+    if values.device.type != "cpu":
+        return torch.var_mean(values, dims, correction=0)
+    # two passes there: torch 2.11's var_mean takes five times as long
+    mean = values.mean(dims, keepdim=True)
+    return (values - mean).square_().mean(dims), mean.flatten()
 
 
 def _into(target: Tensor) -> _Put:
