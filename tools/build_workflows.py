@@ -403,13 +403,13 @@ GRAPHS: dict[str, list[Group]] = {
             note("**preset** is the decoder's size: *2x* keeps most and is the slowest. **steps**: some thousand in "
                  "earnest. **recipe**: *quick* is the usual one; it fetches a file of 0.5 GB, once. *fidelity* needs "
                  "none.\n\n**Interrupt** saves. Run again to go on, tomorrow too. The file is written to "
-                 "*output/vae* and shows up in the loaders."),
+                 "*output/vae* and shows up in the loaders.", "What to set"),
             Node("train", "AsymVQTrain", 1010, TRAINING, {"vae": "vae", "images": "pictures.example"}),
         ])]),
         Group("3 · Look", GREEN, [(400, [
             note("The loss falls, or the learning rate is wrong. Below, a picture that was not trained on is encoded "
                  "and decoded: once plainly, once with its pixels and a mask like those of the training. **keep** is "
-                 "*network*, to see what the decoder does by itself."),
+                 "*network*, to see what the decoder does by itself.", "What it shows"),
             Node("", "AsymVQLossPlot", 390, ("Training loss", 960, 480), {"loss_map": "train.loss_map"}),
             Node("mask", "AsymVQRandomMask", 180, (0, "fixed", 640, 424, 1, 1.0), title="A mask of the picture's size"),
             Node("encoded", "VAEEncode", 60, (), {"pixels": "pictures.picture", "vae": "train"}),
@@ -421,7 +421,7 @@ GRAPHS: dict[str, list[Group]] = {
         Group("4 · Compare", ORANGE, [
             (560, [
                 note("Nothing was repainted, so the whole picture should come back: *all pixels* compares everything. "
-                     "Small numbers are good."),
+                     "Small numbers are good.", "What to expect"),
                 Node("", "AsymVQCompare", 900, ("without\nwith picture and mask", "all pixels", 10.0, False), {
                     "reference": "pictures.picture", "results.result_1": "plain", "results.result_2": "ours",
                     "mask": "mask",

@@ -115,7 +115,7 @@ def decode(plain_vae: str, plain_title: str) -> Group:
 
 def panel(before: tuple[str, str], ours: tuple[str, str], source: str, mask: str) -> Node:
     """Two results, name and wire each, beside the source."""
-    return Node("", "AsymVQCompare", 620, (f"{before[0]}\n{ours[0]}", "kept pixels", 10.0, False), {
+    return Node("", "AsymVQCompare", 840, (f"{before[0]}\n{ours[0]}", "kept pixels", 10.0, False), {
         "reference": source, "results.result_1": before[1], "results.result_2": ours[1], "mask": mask,
     })  # fmt: skip
 

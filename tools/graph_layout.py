@@ -10,24 +10,22 @@ from graph_nodes import OURS, Group, Node
 
 TITLE, GAP, PADDING, GROUP_TITLE = 30, 25, 20, 50
 FOOTER = 20  # Nodes 2.0 draw "Show advanced inputs" below a node
-SCALE, OFFSET = 0.75, (110, 150)  # how it opens (web/desk.js): readable, from its upper left corner on
+SCALE, OFFSET = 0.9, (92, 125)  # how it opens (web/desk.js): readable, from its upper left corner on
 MUTED = 2  # the host's mode of a node that is left out of a run
 
 
 def text_height(text: str, width: int) -> int:
-    """What a note needs, generously: a line is 16 high, a character 6.2 wide."""
+    """What a note needs, generously: a line is 16 high, a character 5.4 wide, and 32 are above a further heading."""
+    further = 32 * text.count("\n## ")
     lines = text.replace("## ", "").split("\n")
-    return 50 + sum(16 * math.ceil(len(line) * 6.2 / (width - 30)) if line else 12 for line in lines)
+    return 50 + further + sum(16 * math.ceil(len(line) * 5.4 / (width - 30)) if line else 12 for line in lines)
 
 
 Placed = tuple[Node, list[int], list[int]]  # with position and size
 
 
 def place(groups: list[Group]) -> tuple[list[Placed], list[dict[str, Any]]]:
-    """Every node in its place, and the groups around them. What stands below a group's first note is aligned."""
-    first = [(width, nodes[0]) for group in groups for width, nodes in group.stacks]
-    notes = [text_height(node.values[0], width) for width, node in first if node.type == "MarkdownNote"]
-    opening = max(notes, default=0)
+    """Every node in its place, and the groups around them."""
     placed: list[Placed] = []
     boxes = []
     left = 0
@@ -36,7 +34,7 @@ def place(groups: list[Group]) -> tuple[list[Placed], list[dict[str, Any]]]:
         for width, nodes in group.stacks:
             y = GROUP_TITLE + TITLE
             for node in nodes:
-                height = node.height or (opening if node is nodes[0] else text_height(node.values[0], width))
+                height = node.height or text_height(node.values[0], width)
                 placed.append((node, [x, y], [width, height]))
                 y += height + GAP + TITLE
             bottom = max(bottom, y - GAP - TITLE + FOOTER + PADDING)

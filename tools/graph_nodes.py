@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OURS, STOCK = {"cnr_id": "asymvq", "ver": "0.1.0"}, {"cnr_id": "comfy-core", "ver": "0.33.0"}
-NOTE_COLOR, OURS_COLOR = ("#432", "#653"), ("#233", "#355")
+NOTE_COLOR, OURS_COLOR = ("#321", "#432"), ("#233", "#355")
 
 # what a node takes by wire and what it gives, in its schema's order; "widget": an input that is a widget too
 SOCKETS = {
