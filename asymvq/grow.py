@@ -143,10 +143,13 @@ def _check_growth(old: Config, new: Config) -> None:
 
 
 def _condition_fits(old: ConditionConfig | None, new: ConditionConfig | None) -> bool:
-    """Of one kind, it stays as it is, or sees errors from now on."""
+    """Of one kind, it stays as it is; or it is wider, or sees errors from now on."""
     if old is None or new is None or old.kind is not new.kind:
         return True
-    return new in (old, dataclasses.replace(old, sees_errors=new.sees_errors or old.sees_errors))
+    if old.channels is None or new.channels is None:
+        return old == new
+    grown = dataclasses.replace(old, channels=new.channels, sees_errors=new.sees_errors or old.sees_errors)
+    return new == grown and new.channels >= old.channels
 
 
 def _sizes(config: Config) -> tuple[int, ...]:

@@ -175,6 +175,23 @@ def test_it_grows_along(name, preset, blob_mask):
         torch.testing.assert_close(grown.decode(latent, **how), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("start", [AFFINE, BLIND], ids=["seeing", "blind"])
+@torch.no_grad()
+def test_it_can_be_wider(name, start, blob_mask):
+    vae = built(dataclasses.replace(CONFIGS[name], condition=start))
+    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
+        head.weight.normal_(0, 0.1)
+    wider = ConditionConfig.affine(AFFINE.channels + 5)
+    grown, seeing = (grow(vae, vae.config.replaced(condition=condition)) for condition in (wider, AFFINE))
+    latent, condition = given(vae.config, blob_mask)
+    expected = seeing.decode(latent, **condition)
+    assert (expected - vae.decode(latent)).abs().max() > 1e-3
+    torch.testing.assert_close(grown.decode(latent, **condition), expected, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="can grow into"):
+        grow(grown, vae.config.replaced(condition=AFFINE))
+
+
 @torch.no_grad()
 def test_one_without_errors_can_learn_to_see_them(blob_mask):
     vae = built(dataclasses.replace(CONFIGS["KL"], condition=BLIND))

@@ -14,10 +14,12 @@ from asymvq.losses import (
     border_weights,
     discriminator_loss,
     generator_loss,
+    gradient_variance_loss,
     perceptual_loss,
     pixel_loss,
     structure_loss,
 )
+from asymvq.training.recipe import Recipe
 
 
 @pytest.fixture
@@ -83,6 +85,48 @@ class TestAmplifiedLoss:
         loss, _ = amplified_loss(flat + 0.05, flat, mask=blob_mask(16, 16))
         assert loss.isfinite()
         assert loss > 0
+
+
+class TestGradientVarianceLoss:
+    def test_equal_pictures_and_kept_pixels_cost_nothing(self, pair, blob_mask):
+        output, target = pair
+        mask = blob_mask(32, 32).expand(2, -1, -1, -1)
+        assert gradient_variance_loss(target, target, mask=mask)[0].item() == 0
+        kept_only = torch.where(mask > 0, target, output)
+        assert gradient_variance_loss(kept_only, target, mask=mask)[0].item() == 0
+
+    def test_it_is_the_formula(self, pair):
+        output, target = (part[:1] for part in pair)
+        deviations = []
+        for picture in (output, target):
+            grey = picture.mean(dim=1)[0].double()
+            for g in (grey, grey.T):  # Sobel: a slope across, smoothed along
+                slope = (g[:, 2:] - g[:, :-2]) / 2
+                gradient = (slope[:-2] + 2 * slope[1:-1] + slope[2:]) / 4
+                patches = [gradient[y : y + 8, x : x + 8].std() for y in (0, 8, 16) for x in (0, 8, 16)]
+                deviations.append(torch.stack(patches))
+        expected = sum((deviations[i] - deviations[i + 2]).square().mean() for i in range(2)) / 2
+        loss, log = gradient_variance_loss(output, target, mask=torch.ones(1, 1, 32, 32))
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+        assert log["gradient_variance"].item() == loss.item()
+
+    def test_texture_elsewhere_costs_less_than_none(self):
+        texture = 0.3 * torch.randn(1, 3, 66, 66, generator=torch.Generator().manual_seed(3))
+        mask = torch.ones(1, 1, 66, 66)
+        moved, without = texture.roll(8, dims=-1), torch.zeros_like(texture)
+        assert (moved - texture).square().mean() > (without - texture).square().mean()
+        loss, lost = (gradient_variance_loss(p, texture, mask=mask)[0] for p in (moved, without))
+        assert loss < 0.1 * lost
+
+    def test_flat_pictures_have_a_gradient_that_is_finite(self, pair):
+        flat = torch.zeros(2, 3, 32, 32, requires_grad=True)
+        gradient_variance_loss(flat, pair[1], mask=torch.ones(2, 1, 32, 32))[0].backward()
+        assert flat.grad is not None
+        assert flat.grad.isfinite().all()
+
+    def test_crops_without_a_whole_patch_are_refused(self):
+        with pytest.raises(ValueError, match="crop of at least 10 pixels for gradient_variance, but got 8"):
+            Recipe(crop=8, gradient_variance=1.0)
 
 
 def test_structure_loss_is_zero_for_equal_pictures_and_falls_with_likeness(pair):

@@ -227,6 +227,11 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="how kept pixels enter the decoder: affine starts as the stock decoder; blend is the paper's (default: "
         "the run's that is resumed, else the base's own, else the recipe's, which is affine but for paper)",
     )  # fmt: skip
+    train.add_argument(
+        "--condition-width", type=int, metavar="N",
+        help="channels of an affine condition's maps; more let it learn more, and a decode takes longer "
+        "(default: the run's or the base's own, else 64, or 32 for decoders that are narrow themselves)",
+    )  # fmt: skip
     train.add_argument("--recipe", choices=["quick", "paper", "fidelity"], default="quick", help="(default: quick)")
     train.add_argument("--steps", type=int, metavar="N", help="0: write the larger decoder without training it")
     train.add_argument("--batch", type=int, metavar="N", help="pictures a step and device")

@@ -61,15 +61,17 @@ class Affine(ConditionEncoder):
 
     def grow_from(self, old: ConditionEncoder, widening: Widening) -> None:
         assert isinstance(old, Affine)
-        super().grow_from(old, widening)
+        maps = Widening()  # of its own, and scales: only what is added to features takes part in their length
         first, before = self.layers[0], old.layers[0]
         assert isinstance(first, nn.Conv2d)
         assert isinstance(before, nn.Conv2d)
-        if first.in_channels > before.in_channels:  # errors count nothing yet
-            first.weight.zero_()
-            first.weight[:, : before.in_channels].copy_(before.weight)
-        widen(self.shifts, old.shifts, widening)
-        widen(self.scales, old.scales, Widening())  # a factor, whatever the features' length
+        seen = nn.Conv2d(before.in_channels, first.out_channels, kernel_size=3, bias=False)
+        maps.conv(seen, before)
+        first.weight.zero_()  # what was not seen, such as errors, counts nothing yet
+        first.weight[:, : before.in_channels].copy_(seen.weight)
+        widen(self.layers[1:], old.layers[1:], maps)
+        widen(self.scales, old.scales, maps)
+        widen(self.shifts, old.shifts, widening, normed=True)
 
     def prepare(
         self, image: Tensor, mask: Tensor, *, errors: Tensor | None = None, striped: bool = False

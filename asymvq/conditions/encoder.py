@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,12 +48,12 @@ class ConditionEncoder(nn.Module):
         widen(self.layers, old.layers, widening)
 
 
-def widen(new: nn.ModuleList, old: nn.ModuleList, widening: Widening) -> None:
-    """Convolution by convolution."""
+def widen(new: Iterable[nn.Module], old: Iterable[nn.Module], widening: Widening, *, normed: bool = False) -> None:
+    """Convolution by convolution; `normed` as in `Widening.conv`."""
     for convolution, before in zip(new, old, strict=True):
         assert isinstance(convolution, nn.Conv2d)
         assert isinstance(before, nn.Conv2d)
-        widening.conv(convolution, before)
+        widening.conv(convolution, before, normed=normed)
 
 
 class StripedMaps:

@@ -5,9 +5,10 @@ Every loss is a mean over the batch of what each picture gives alone, so that a 
 gradient of the whole, and returns `(loss, log)`: a scalar and the figures to report.
 """
 
-from . import adversarial, amplified, perceptual, pixel, structure
+from . import adversarial, amplified, gradient_variance, perceptual, pixel, structure
 from .adversarial import PatchDiscriminator, adaptive_weight, discriminator_loss, generator_loss
 from .amplified import amplified_loss
+from .gradient_variance import gradient_variance_loss
 from .perceptual import perceptual_loss
 from .pixel import border_weights, pixel_loss
 from .structure import structure_loss
@@ -18,6 +19,7 @@ LOSSES: tuple[Loss, ...] = (
     Loss(perceptual.Settings, perceptual.term),
     Loss(structure.Settings, structure.term),
     Loss(amplified.Settings, amplified.term),
+    Loss(gradient_variance.Settings, gradient_variance.term, gradient_variance.check),
     Loss(adversarial.Settings, check=adversarial.check),
 )
 """In the order in which they are summed. The adversarial one is weighed against that sum, in the training's step."""
@@ -34,6 +36,7 @@ __all__ = [
     "border_weights",
     "discriminator_loss",
     "generator_loss",
+    "gradient_variance_loss",
     "perceptual_loss",
     "pixel_loss",
     "setting",

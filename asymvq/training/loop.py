@@ -53,6 +53,8 @@ SPEED_STEPS = 50
 MEASUREMENTS = 50
 """On held-out pictures, in the course of a run."""
 HELD_OUT = "held_out"
+CONDITION = "decoder.condition_encoder."
+"""What names of the condition's weights begin with."""
 """Their loss, among the figures of a step."""
 
 
@@ -219,6 +221,9 @@ class Training:
             assert isinstance(level, Level)
             level.recompute = recipe.recompute
         self.parameters = {p: name for name, p in self.vae.named_parameters() if p.requires_grad}
+        if recipe.keeps_decoder:
+            for parameter, name in self.parameters.items():
+                parameter.requires_grad_(name.startswith(CONDITION))
         kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
         self.optimizer = kind(self._parameter_groups(), betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.scaler = GradScaler(self.device.type, enabled=recipe.precision is Precision.FP16)
@@ -239,9 +244,8 @@ class Training:
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         slow = self.recipe.decoder_lr if self.recipe.start is Start.GROW else 1.0
-        condition = "decoder.condition_encoder."
-        groups = {1.0: [p for p, name in self.parameters.items() if name.startswith(condition)]}
-        groups.setdefault(slow, []).extend(p for p, name in self.parameters.items() if not name.startswith(condition))
+        groups = {1.0: [p for p, name in self.parameters.items() if name.startswith(CONDITION)]}
+        groups.setdefault(slow, []).extend(p for p, name in self.parameters.items() if not name.startswith(CONDITION))
         return [{"params": parameters, "lr": self.recipe.lr, "share": share} for share, parameters in groups.items()]
 
     def __iter__(self) -> Generator[Report, None, None]:

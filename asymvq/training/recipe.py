@@ -79,7 +79,8 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
     lr: float = 1e-4
     decoder_lr: float = 0.1
     """Learning rate of weights that start trained, as a share of `lr`, which is that of the condition encoder: a fresh
-    one has far to go, and the decoder should not be shaken meanwhile. From scratch, `lr` is everything's."""
+    one has far to go, and the decoder should not be shaken meanwhile. 0: they stay as they are, bit for bit, as the
+    plain decode does, and steps are faster. From scratch, `lr` is everything's."""
     scale_lr: bool = False
     """Multiply `lr` with the pictures a step (batch, accumulation and devices)."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -114,10 +115,11 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
     """torch.compile: faster after minutes of compilation, where a compiler is at hand."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch", "accumulate", "crop", "mask_scale", "lr", "decoder_lr", "measured")
+        positive = ("steps", "batch", "accumulate", "crop", "mask_scale", "lr", "measured")
         shares = ("unconditioned", "harmonise", "varying", "inside", "softened", "other", "through_harmonise")
         weights = (
-            "latent_noise", "weight_decay", "warm_up", "final_lr", "clip", "fixed_crops", "measure_steps", "patience",
+            "latent_noise", "decoder_lr", "weight_decay", "warm_up", "final_lr", "clip", "fixed_crops", "measure_steps",
+            "patience",
         )  # fmt: skip
         settings = tuple(settings_of(LOSSES))
         positive += tuple(setting.name for setting in settings if setting.positive)
@@ -132,12 +134,22 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
         _check("average", self.average, 0 <= self.average < 1, "≥ 0 and < 1")
         low, high = self.crop_scale
         _check("crop_scale", self.crop_scale, 0 < low <= high <= 1, "two shares, 0 < low ≤ high ≤ 1")
+        if self.keeps_decoder and self.adversarial:
+            raise ValueError(
+                "Expected a decoder_lr above 0 for the adversarial loss, which is weighed by what it does to the "
+                "decoder, but got 0. Use decoder_lr=0.01, or adversarial=0."
+            )
         for loss in LOSSES:
             loss.check(self)
         enough = [setting.name for setting in settings if setting.reconstructs]
         if not any(getattr(self, name) for name in enough):
             names = f"{', '.join(enough[:-1])} and {enough[-1]}"
             raise ValueError(f"Expected a weight above 0 for at least one of {names}, but got none.")
+
+    @property
+    def keeps_decoder(self) -> bool:
+        """Whether only the condition learns."""
+        return self.start is Start.GROW and not self.decoder_lr
 
     def to_dict(self) -> dict[str, Any]:
         """As `json.dumps` takes it, and `from_dict` takes back."""

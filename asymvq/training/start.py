@@ -23,15 +23,34 @@ AFFINE_WIDTH = 64
 
 
 def condition_to_train(
-    config: Config, recipe: Recipe, *, kind: ConditionKind | None = None, folder: Path | None = None
+    config: Config,
+    recipe: Recipe,
+    *,
+    kind: ConditionKind | None = None,
+    width: int | None = None,
+    folder: Path | None = None,
 ) -> ConditionConfig:
     """The condition that a decoder is trained with. A new affine one sees errors, and so does one that is asked for.
 
     Args:
         config: of the VAE to start from.
         kind: what was asked for; None: that of the run in `folder`, else the VAE's own, else the recipe's.
+        width: channels of an affine condition's maps, where it was asked for; else those of the run or the VAE, or
+            `AFFINE_WIDTH`.
         folder: of a run's states, which may not be there.
+
+    Raises:
+        ValueError: a width for a condition of another kind, or one that no condition has.
     """
+    found = _condition(config, recipe, kind, folder)
+    if width is None:
+        return found
+    if found.kind is not ConditionKind.AFFINE:
+        raise ValueError(f"Expected an affine condition, whose width can be chosen, but got {found.kind.value}.")
+    return replace(found, channels=width)
+
+
+def _condition(config: Config, recipe: Recipe, kind: ConditionKind | None, folder: Path | None) -> ConditionConfig:
     settings = None if folder is None else read_settings(folder)
     of_run = None if settings is None else settings["config"].get("condition")
     if of_run is not None and kind in (None, ConditionConfig.from_dict(of_run).kind):

@@ -153,6 +153,8 @@ class TestRecipe:
             {"l1": 0.0, "lpips": 0.0},
             {"average": 1.0},
             {"adversarial": 0.5, "copying": True},
+            {"adversarial": 0.5, "decoder_lr": 0.0},
+            {"decoder_lr": -0.1},
         ],
     )
     def test_impossible_values_are_refused(self, changes):
@@ -176,6 +178,27 @@ class TestCondition:
         assert run.vae.config.condition == blend
         assert condition_to_train(STOCK, TINY, folder=run.folder) == blend
         assert condition_to_train(STOCK, TINY, folder=tmp_path / "none") == affine
+
+    def test_its_width_can_be_asked_for(self):
+        wide = ConditionConfig.affine(96)
+        assert condition_to_train(STOCK, TINY, width=96) == wide
+        conditional = dataclasses.replace(STOCK, condition=ConditionConfig.affine(32))
+        assert condition_to_train(conditional, TINY, width=96) == wide
+        with pytest.raises(ValueError, match="affine condition, whose width can be chosen, but got blend"):
+            condition_to_train(STOCK, TINY, kind=ConditionKind.BLEND, width=96)
+
+    def test_a_decoder_that_does_not_learn_decodes_plainly_as_before(self, vae, pictures, tmp_path):
+        out = tmp_path / "out.safetensors"
+        config = grown_config(vae.config, "base", condition=ConditionConfig.affine(8))
+        recipe = dataclasses.replace(TINY, steps=4, decoder_lr=0.0, average=0.9)
+        list(Training(vae, config, pictures, recipe, out=out))
+        list(Training(vae, config, pictures, dataclasses.replace(recipe, steps=6), out=out, resume=True))
+        trained, before = weights(out), vae.state_dict()
+        assert_equal({name: tensor for name, tensor in trained.items() if name in before}, before)
+        assert trained["decoder.condition_encoder.scales.0.weight"].any()
+        learning = dataclasses.replace(recipe, steps=8, decoder_lr=0.5)
+        list(Training(vae, config, pictures, learning, out=out, resume=True))
+        assert not torch.equal(weights(out)["decoder.conv_in.weight"], before["decoder.conv_in.weight"])
 
     def test_an_affine_run_starts_as_the_stock_decoder(self, vae, pictures, tmp_path):
         out = tmp_path / "out.safetensors"
