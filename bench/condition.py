@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import harmonise_quality as quality
@@ -53,8 +55,49 @@ def detail(picture: Tensor, mask: Tensor) -> float:
     return ((picture - smooth).square() * mask).sum().item()
 
 
-def measured(output: Tensor, image: Tensor, mask: Tensor) -> list[float]:
-    return [*quality.measured(output, image, mask), detail(output, mask)]
+@dataclass(frozen=True)
+class Case:
+    """A photo with a mask, and a latent of it. Tensors (1, C, H, W)."""
+
+    photo: str
+    drift: str
+    """One of `harmonise_quality.DRIFTS`."""
+    image: Tensor
+    mask: Tensor
+    latent: Tensor
+    noise_mask: bool
+
+    def harmonised(self, vae: asymvq.AsymmetricAutoencoder) -> Tensor:
+        """The plain decode."""
+        return asymvq.harmonise(
+            asymvq.decode(vae, self.latent),
+            image=self.image, mask=self.mask, factor=vae.factor, noise_mask=self.noise_mask,
+        )  # fmt: skip
+
+    def conditional(self, vae: asymvq.AsymmetricAutoencoder) -> Tensor:
+        """Harmonised too."""
+        return asymvq.decode(
+            vae, self.latent,
+            image=self.image, mask=self.mask, region="full", harmonise=1.0, noise_mask=self.noise_mask,
+        )  # fmt: skip
+
+    def measured(self, output: Tensor) -> list[float]:
+        """As `harmonise_quality.measured`, and the energy of fine detail in the mask."""
+        pasted = torch.where(self.mask > 0, output, self.image)
+        return [*quality.measured(pasted, self.image, self.mask), detail(pasted, self.mask)]
+
+
+def cases(
+    vae: asymvq.AsymmetricAutoencoder, paths: Sequence[Path], *, masks: int, size: int, seed: int
+) -> Iterator[Case]:
+    """Of each photo, mask and drift, encoded by `vae`."""
+    for path in tqdm(paths, unit="photo", disable=None):
+        rng = np.random.default_rng([seed, zlib.crc32(path.name.encode())])
+        image = cover(read_picture(path), (size, size))
+        for _ in range(masks):
+            mask = random_thick_mask(size, size, rng)[None]
+            for drift, latent in latents(vae, image, mask, rng).items():
+                yield Case(path.stem, drift, image, mask, latent, drift.startswith("noise mask"))
 
 
 @torch.inference_mode()
@@ -72,28 +115,14 @@ def main() -> None:
     base = None if args.base is None else asymvq.load(args.base, dtype=torch.float32).eval()
 
     rows: dict[tuple[str, str], list[list[float]]] = {}
-    photos: list[str] = []
-    for path in tqdm(args.images, unit="photo", disable=None):
-        rng = np.random.default_rng([args.seed, zlib.crc32(path.name.encode())])
-        image = cover(read_picture(path), (args.size, args.size))
-        for _ in range(args.masks):
-            mask = random_thick_mask(args.size, args.size, rng)[None]
-            photos.append(path.stem)
-            for drift, latent in latents(vae, image, mask, rng).items():
-                how = {"image": image, "mask": mask, "factor": vae.factor, "noise_mask": drift.startswith("noise mask")}
-                plain = asymvq.decode(vae, latent)
-                ways = {
-                    "plain": asymvq.harmonise(plain, **how),
-                    "conditional": asymvq.decode(
-                        vae, latent, image=image, mask=mask, region="full", harmonise=1.0, noise_mask=how["noise_mask"]
-                    ),
-                    "truth": image,
-                }
-                if base is not None:
-                    ways["base"] = asymvq.harmonise(asymvq.decode(base, latent), **how)
-                for way, output in ways.items():
-                    pasted = torch.where(mask > 0, output, image)
-                    rows.setdefault((way, drift), []).append(measured(pasted, image, mask))
+    photos: dict[str, list[str]] = {}
+    for case in cases(vae, args.images, masks=args.masks, size=args.size, seed=args.seed):
+        photos.setdefault(case.drift, []).append(case.photo)
+        ways = {"plain": case.harmonised(vae), "conditional": case.conditional(vae), "truth": case.image}
+        if base is not None:
+            ways["base"] = case.harmonised(base)
+        for way, output in ways.items():
+            rows.setdefault((way, case.drift), []).append(case.measured(output))
 
     table = {key: np.array(values) for key, values in rows.items()}
     against = ["plain"] if base is None else ["plain", "base"]
@@ -102,7 +131,7 @@ def main() -> None:
     for drift in quality.DRIFTS:
         cells: list[str] = []
         for way in against:
-            found = quality.ratios(table["conditional", drift][:, :4], table[way, drift][:, :4], photos)
+            found = quality.ratios(table["conditional", drift][:, :4], table[way, drift][:, :4], photos[drift])
             result.setdefault(drift, {})[f"against {way}"] = [part.tolist() for part in found]
             value, low, high = ("/".join(f"{x:.3f}" for x in part) for part in found)
             cells.append(f"{value} ({low} to {high})")

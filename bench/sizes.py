@@ -1,10 +1,12 @@
-"""The paper's question on a small scale: what do larger decoders bring, and what does it bring to grow them?
+"""The paper's question on a small scale: what do larger decoders bring, with the same steps and in the same time?
 
-    python bench/sizes.py --train PHOTOS --test PHOTOS --out DIR [--steps 400]
+    python bench/sizes.py --train PHOTOS --test PHOTOS... --out DIR [--steps 400] [--masks 2]
 
-Takes the bundled VAE without its condition as the stock VAE, and trains "base", "1.5x" and "2x" decoders of it with one
-recipe, and a "2x" one from scratch. Writes a table, and the curve of the grown and the new 2x decoder. A run that was
-stopped goes on where it was.
+Takes the bundled VAE without its condition as the stock VAE and trains decoders of four sizes with an affine condition,
+all with one recipe:
+for the same steps, and for as many as take the processor time of the smallest one's. A table of ratios of
+squared errors, conditional decode to the stock VAE's plain one, both harmonised, as bench/condition.py has them;
+"detail": energy of fine detail in the mask, over the truth's. Writes the loss on held-out pictures as curves too.
 """
 
 from __future__ import annotations
@@ -12,129 +14,124 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 
+import condition as conditions
+import harmonise_quality as quality
 import numpy as np
 import torch
-from torch import Tensor
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.autoencoders import AutoencoderConfig
-from asymvq.crop import centre_crop
-from asymvq.grow import grow, grown_config, match_norms
-from asymvq.masks import random_thick_mask
-from asymvq.metrics import border_error, kept_error, masked_error, psnr
-from asymvq.pictures import read_picture
+from asymvq.config import ConditionConfig
+from asymvq.grow import grown_config
 from asymvq.training.data import Pictures
 from asymvq.training.loop import Training
 from asymvq.training.plot import draw_losses
-from asymvq.training.recipe import RECIPES, Recipe, Start
+from asymvq.training.recipe import RECIPES, Recipe
 
-DEMO = Path(asymvq.__file__).parent / "assets" / "demo.safetensors"
+PRESETS = ("base", "1.5x", "2x", "3x+3")
+CONDITION = 32
+"""Channels of its maps, for all sizes."""
+DRIFTS = ("own", "varying")
 RECIPE = dataclasses.replace(
     RECIPES["fidelity"],
-    ssim=0.0,
-    crop=96,
-    crop_scale=(0.1875, 0.25),
-    harmonise=0.0,
-    lr=1e-3,
-    decoder_lr=0.3,
-    warm_up=50,
-)
-RUNS = {
-    "base": ("base", Start.GROW),
-    "1.5x": ("1.5x", Start.GROW),
-    "2x": ("2x", Start.GROW),
-    "2x from scratch": ("2x", Start.SCRATCH),
-}
+    crop=96, crop_scale=(0.1875, 0.375), l1=0.0, l2=1.0, ssim=0.04, border=6.0, mask_scale=1.5, unconditioned=0.15,
+    through_harmonise=0.85, composed=True, lr=1e-3, decoder_lr=0.3, warm_up=50, average=0.99, measured=12,
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Run:
+    vae: AsymmetricAutoencoder
+    steps: int
+    seconds: float
+    """Of the processor, measuring and saving included."""
+    curve: list[float]
+    """Loss on held-out pictures, step by step; NaN where it was not measured."""
 
 
 def stock_vae() -> AsymmetricAutoencoder:
     """The bundled VAE as an ordinary one."""
-    demo = asymvq.load(DEMO, dtype=torch.float32)
-    config: AutoencoderConfig = dataclasses.replace(demo.config, condition=None)
-    vae = AsymmetricAutoencoder(config).eval().requires_grad_(False)
+    demo = asymvq.load(quality.DEMO, dtype=torch.float32)
+    vae = AsymmetricAutoencoder(demo.config.replaced(condition=None)).eval().requires_grad_(False)
     vae.load_state_dict(demo.state_dict(), strict=False)
     return vae
 
 
-def train(name: str, stock: AsymmetricAutoencoder, pictures: Pictures, recipe: Recipe, out: Path) -> dict[str, object]:
-    preset, start = RUNS[name]
-    path = out / f"{name.replace(' ', '_')}.safetensors"
-    recipe = dataclasses.replace(recipe, start=start)
-    run = Training(stock, grown_config(stock.config, preset), pictures, recipe, out=path, resume=True, save_seconds=60)
-    started = time.monotonic()
+def train(preset: str, stock: AsymmetricAutoencoder, pictures: Pictures, recipe: Recipe, path: Path) -> Run:
+    config = grown_config(stock.config, preset, condition=ConditionConfig.affine(CONDITION))
+    run = Training(stock, config, pictures, recipe, out=path, overwrite=True)
+    started = time.process_time()
     for report in run:
         if report.step % 20 == 0:
-            print(f"{name}: step {report.step}, loss {report.loss:.4g}, {report.seconds_left:.0f} s left", flush=True)
-    return {"path": str(path), "seconds": time.monotonic() - started, "curve": run.history["generated"]}
+            print(f"{path.stem}: step {report.step} of {report.steps}, loss {report.loss:.4g}", flush=True)
+    seconds = time.process_time() - started
+    return Run(asymvq.load(path, dtype=torch.float32), recipe.steps, seconds, run.history["held_out"])
 
 
 @torch.inference_mode()
-def measure(vaes: dict[str, AsymmetricAutoencoder], paths: list[Path], masks: int) -> dict[str, list[float]]:
-    """Kept-pixel error, border error and error inside the mask, by name; the first is the stock VAE, pasted back."""
-    rng = np.random.default_rng(0)
-    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in ("stock", "stock + paste", *list(vaes)[1:])}
-
-    def errors(output: Tensor, image: Tensor, mask: Tensor) -> tuple[float, ...]:
-        return tuple(f(output, image, mask) for f in (kept_error, border_error, masked_error))
-
-    for path in paths:
-        image = centre_crop(read_picture(path), 8)
-        latent = vaes["stock"].encode(image)
-        for _ in range(masks):
-            mask = random_thick_mask(*image.shape[-2:], rng)[None]
-            plain = vaes["stock"].decode(latent)
-            rows["stock"].append(errors(plain, image, mask))
-            rows["stock + paste"].append(errors(torch.where(mask > 0, plain, image), image, mask))
-            for name, vae in list(vaes.items())[1:]:
-                output = vae.decode(latent, image=image, mask=mask)
-                rows[name].append(errors(output, image, mask))
-    return {name: np.mean(values, axis=0).tolist() for name, values in rows.items()}
-
-
-@torch.no_grad()
-def distance_at_start(stock: AsymmetricAutoencoder, preset: str, paths: list[Path]) -> float:
-    """PSNR in dB of the untrained larger decoder against the stock one, after its norms were matched."""
-    grown = grow(stock, grown_config(stock.config, preset))
-    seen, *unseen = (stock.encode(centre_crop(read_picture(path), 8)) for path in paths)
-    match_norms(grown, stock, seen)
-    return float(np.mean([psnr(grown.decode(latent), stock.decode(latent)) for latent in unseen]))
+def measured(stock: AsymmetricAutoencoder, runs: dict[str, Run], paths: list[Path], masks: int) -> dict[str, list[str]]:
+    """By drift, a cell a run: ratios, their intervals, and detail."""
+    rows: dict[tuple[str, str], list[list[float]]] = {}
+    photos: dict[str, list[str]] = {}
+    for case in conditions.cases(stock, paths, masks=masks, size=quality.SIZE, seed=0):
+        if case.drift in DRIFTS:
+            photos.setdefault(case.drift, []).append(case.photo)
+            outputs = {"truth": case.image, "stock": case.harmonised(stock)}
+            outputs |= {name: case.conditional(run.vae) for name, run in runs.items()}
+            for name, output in outputs.items():
+                rows.setdefault((name, case.drift), []).append(case.measured(output))
+    table = {key: np.array(values) for key, values in rows.items()}
+    cells: dict[str, list[str]] = {}
+    for drift in DRIFTS:
+        truth, plain = table["truth", drift][:, 4].sum(), table["stock", drift]
+        print(f"stock, {drift}: detail {plain[:, 4].sum() / truth:.3f}")
+        for name in runs:
+            found = table[name, drift]
+            value, low, high = (
+                "/".join(f"{x:.3f}" for x in part) for part in quality.ratios(found[:, :4], plain[:, :4], photos[drift])
+            )
+            detail = found[:, 4].sum() / truth
+            cells.setdefault(name, []).append(f"{value} ({low} to {high}), {detail:.3f}")
+    return cells
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--test", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--masks", type=int, default=2, help="a picture")
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
 
     stock, recipe = stock_vae(), dataclasses.replace(RECIPE, steps=args.steps)
     pictures = Pictures.from_folder(args.train, crop=recipe.crop, crop_scale=recipe.crop_scale)
-    runs = {name: train(name, stock, pictures, recipe, args.out) for name in RUNS}
-    vaes = {"stock": stock, **{name: asymvq.load(str(run["path"])) for name, run in runs.items()}}
-    tests = sorted(args.test.glob("*.png"))
-    errors = measure(vaes, tests, args.masks)
-    pasted = errors["stock + paste"][1]
+    runs = {
+        preset: train(preset, stock, pictures, recipe, args.out / f"{preset}_steps.safetensors") for preset in PRESETS
+    }
+    for preset in PRESETS[1:]:
+        steps = max(1, round(args.steps * runs[PRESETS[0]].seconds / runs[preset].seconds))
+        shorter = dataclasses.replace(recipe, steps=steps)
+        name = f"{preset}, base's time"
+        runs[name] = train(preset, stock, pictures, shorter, args.out / f"{preset}_seconds.safetensors")
+    cells = measured(stock, runs, args.test, args.masks)
 
-    print(f"\n{args.steps} steps, {len(pictures)} training and {len(tests)} test pictures\n")
-    print("| decoder | parameters | kept-pixel error | border error / stock + paste | PSNR inside the mask | seconds |")
-    print("|---|---|---|---|---|---|")
-    for name, (kept, border, inside) in errors.items():
-        vae = vaes.get(name, stock)
-        count = sum(p.numel() for p in vae.decoder.parameters()) / 1e6
-        seconds = f"{runs[name]['seconds']:.0f}" if name in runs else "–"
-        decibels = 10 * np.log10(4 / inside)
-        print(f"| {name} | {count:.1f} M | {kept:.2e} | {border / pasted:.3f} | {decibels:.2f} dB | {seconds} |")
-    closeness = distance_at_start(stock, "1.5x", tests)
-    print(f"\n1.5x at step 0 against stock: {closeness:.1f} dB")
-    (args.out / "sizes.json").write_text(json.dumps({"errors": errors, "closeness": closeness, "runs": runs}, indent=1))
-    curves = {"grown 2x": runs["2x"]["curve"], "2x from scratch": runs["2x from scratch"]["curve"]}
-    draw_losses(curves, title="L1 of generated pixels, photos 1 to 12").save(args.out / "grown_or_new.png")
+    print(f"\n{len(pictures)} training and {len(args.test)} test pictures\n")
+    print(f"| decoder | parameters | steps | processor time | held out | {' | '.join(DRIFTS)} |")
+    print(f"|{'---|' * (5 + len(DRIFTS))}")
+    for name, run in runs.items():
+        count = sum(p.numel() for p in run.vae.decoder.parameters()) / 1e6
+        held_out = next(value for value in reversed(run.curve) if math.isfinite(value))
+        row = [name, f"{count:.1f} M", str(run.steps), f"{run.seconds:.0f} s", f"{held_out:.5f}", *cells[name]]
+        print(f"| {' | '.join(row)} |")
+    curves = {preset: runs[preset].curve for preset in PRESETS}
+    draw_losses(curves, title="Loss on held-out photos, by size").save(args.out / "sizes.png")
+    (args.out / "sizes.json").write_text(json.dumps({name: (run.seconds, run.curve) for name, run in runs.items()}))
 
 
 if __name__ == "__main__":
