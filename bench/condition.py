@@ -6,22 +6,26 @@ Drifts and masks as in bench/harmonise_quality.py. Ratios of mean squared errors
 outer 4 px / the seam / the mean colour, with 95 % bootstrap intervals over the photos, against the same VAE's plain
 decode, and against that of `--base`, which has the same encoder: what training alone brings is in the second only.
 "detail": energy of what is finer than a Gaussian of 1.5 px inside the mask, over that of the truth, conditional and
-plain. All decodes are full. `--json` keeps the mean errors themselves too.
+plain. All decodes are full. A second table has this by the distance to the nearest kept pixel: the share of the plain
+decode's error there, what is left of it, and the energy of detail. `--json` keeps the mean errors themselves too.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import harmonise_quality as quality
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,6 +36,8 @@ from asymvq.pictures import cover, read_picture
 
 FINE = 1.5
 """Pixels."""
+EDGES = (0.5, 2.5, 4.5, 8.5, 16.5, 32.5, 1e9)
+"""Of the bands of pixels that lie so far from kept ones."""
 
 
 def latents(
@@ -48,11 +54,16 @@ def latents(
 
 
 def detail(picture: Tensor, mask: Tensor) -> float:
+    return (fine_detail(picture) * mask).sum().item()
+
+
+def fine_detail(picture: Tensor) -> Tensor:
+    """(B, C, H, W) energies."""
     taps = torch.arange(-6.0, 7.0)
     kernel = torch.exp(-0.5 * (taps / FINE) ** 2)
     kernel = (kernel[:, None] * kernel / kernel.sum() ** 2)[None, None]
     smooth = F.conv2d(F.pad(picture.movedim(1, 0), (6,) * 4, mode="replicate"), kernel).movedim(0, 1)
-    return ((picture - smooth).square() * mask).sum().item()
+    return (picture - smooth).square()
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,14 @@ class Case:
         pasted = torch.where(self.mask > 0, output, self.image)
         return [*quality.measured(pasted, self.image, self.mask), detail(pasted, self.mask)]
 
+    def by_distance(self, output: Tensor) -> NDArray[np.float64]:
+        """(2, bands) sums of squared errors and of the energy of detail."""
+        distance = cv2.distanceTransform((self.mask[0, 0] > 0).numpy().astype(np.uint8), cv2.DIST_L2, 5)
+        pasted = torch.where(self.mask > 0, output, self.image)
+        maps = ((pasted - self.image).square(), fine_detail(pasted))
+        sums = [np.histogram(distance, EDGES, weights=each[0].sum(dim=0).numpy())[0] for each in maps]
+        return np.array(sums)
+
 
 def cases(
     vae: asymvq.AsymmetricAutoencoder, paths: Sequence[Path], *, masks: int, size: int, seed: int
@@ -115,6 +134,7 @@ def main() -> None:
     base = None if args.base is None else asymvq.load(args.base, dtype=torch.float32).eval()
 
     rows: dict[tuple[str, str], list[list[float]]] = {}
+    sums: dict[tuple[str, str], NDArray[np.float64]] = {}
     photos: dict[str, list[str]] = {}
     for case in cases(vae, args.images, masks=args.masks, size=args.size, seed=args.seed):
         photos.setdefault(case.drift, []).append(case.photo)
@@ -123,6 +143,7 @@ def main() -> None:
             ways["base"] = case.harmonised(base)
         for way, output in ways.items():
             rows.setdefault((way, case.drift), []).append(case.measured(output))
+            sums[way, case.drift] = sums.get((way, case.drift), 0) + case.by_distance(output)
 
     table = {key: np.array(values) for key, values in rows.items()}
     against = ["plain"] if base is None else ["plain", "base"]
@@ -140,6 +161,18 @@ def main() -> None:
         energies = [table[way, drift][:, 4].sum() for way in ("conditional", "plain", "truth")]
         shares = "/".join(f"{energy / energies[-1]:.3f}" for energy in energies[:-1])
         print(f"| {drift} | {' | '.join(cells)} | {shares} |")
+    bands = [f"{a + 0.5:.0f} to {b - 0.5:.0f}" for a, b in itertools.pairwise(EDGES[:-1])] + [
+        f"{EDGES[-2] + 0.5:.0f} on"
+    ]
+    print(f"\n| pixels from kept ones | {' | '.join(bands)} |\n|{'---|' * (len(bands) + 1)}")
+    for drift in quality.DRIFTS:
+        plain, found, truth = (sums[way, drift] for way in ("plain", "conditional", "truth"))
+        each = zip(
+            plain[0] / plain[0].sum(), found[0] / plain[0], found[1] / truth[1], plain[1] / truth[1], strict=True
+        )
+        cells = [f"{share:.0%}: {left:.3f}, {mine:.3f}/{theirs:.3f}" for share, left, mine, theirs in each]
+        print(f"| {drift} | {' | '.join(cells)} |")
+        result[drift]["by distance"] = [*plain.tolist(), *found.tolist(), *truth.tolist()]
     if args.json is not None:
         args.json.write_text(json.dumps(result))
 
