@@ -150,7 +150,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
                 _place_new(temporary, path)
             _sync_folder(path.parent)
     except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" not in str(error):
+        if not re.search(rf"(os error |code: ){errno.ENOSPC}\b", str(error)):
             raise
         raise _disk_full(path) from error
     except OSError as error:

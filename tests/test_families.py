@@ -27,10 +27,10 @@ CELLS = [(8, 8), (9, 7)]
 PAPER, ASUKA = ConditionConfig(), ConditionConfig(True, MaskReduction.ANY)
 
 
-def assert_same(got, expected):
+def assert_same(got, expected, relative=RELATIVE):
     assert got.shape == expected.shape
     assert expected.std() > 1e-3, "a constant picture proves nothing"
-    assert (got - expected).abs().max() <= RELATIVE * expected.abs().max()
+    assert (got - expected).abs().max() <= relative * expected.abs().max()
 
 
 def picture(config, cells, count=2):
@@ -81,8 +81,8 @@ def test_tiny_agrees_with_diffusers():
 @torch.inference_mode()
 def test_flux2_agrees_with_diffusers_and_its_pipeline():
     diffusers = pytest.importorskip("diffusers")
-    from diffusers.pipelines.flux2.pipeline_flux2 import Flux2Pipeline
-
+    pipeline = "diffusers.pipelines.flux2.pipeline_flux2"  # which needs a transformers of its age
+    Flux2Pipeline = pytest.importorskip(pipeline, exc_type=ImportError).Flux2Pipeline
     torch.manual_seed(0)
     model = shaken(
         diffusers.AutoencoderKLFlux2(

@@ -187,24 +187,26 @@ class TestLeftovers:
 
     def test_writers_and_removers_at_once(self, tmp_path):
         """A remover never takes what is being written, at whatever moment it looks."""
-        end = time.monotonic() + 0.5
+        end, done = time.monotonic() + 0.5, threading.Event()
 
         def sweep() -> None:
-            while time.monotonic() < end:
+            while not done.is_set():
                 remove_leftovers(tmp_path)
 
         sweepers = [threading.Thread(target=sweep) for _ in range(2)]
         for sweeper in sweepers:
             sweeper.start()
         count = 0
-        while time.monotonic() < end:
-            with replacing(tmp_path / "out") as file:
-                file.write_text(str(count))
-            assert (tmp_path / "out").read_text() == str(count)
-            count += 1
+        try:
+            while count < 6 or time.monotonic() < end:
+                with replacing(tmp_path / "out") as file:
+                    file.write_text(str(count))
+                assert (tmp_path / "out").read_text() == str(count)
+                count += 1
+        finally:
+            done.set()
         for sweeper in sweepers:
             sweeper.join()
-        assert count > 5
 
 
 class TestLock:

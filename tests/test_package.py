@@ -57,6 +57,19 @@ def test_the_registry_finds_its_fields() -> None:
         assert (PACK / name).is_file(), name
 
 
+def test_the_oldest_versions_that_are_declared_are_tested() -> None:
+    dependencies = re.search(r"^dependencies = \[(.+)\]$", (PACK / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert dependencies is not None
+    floors = dict(re.findall(r'"(\w+)>=([\d.]+)"', dependencies[1]))
+    assert {"torch", "safetensors", "numpy", "pillow"} == floors.keys()
+    text = (PACK / ".github" / "workflows" / "test.yml").read_text("utf-8")
+    pinned = dict(re.findall(r"(\w+)==([\d.]+)", text.split("  oldest:")[1].split("  host:")[0]))
+    for name, floor in floors.items():
+        assert f"{pinned[name]}.".startswith(f"{floor}."), name
+    for line in (PACK / "requirements.txt").read_text("utf-8").splitlines():
+        assert line.startswith("#"), line  # an installed pack must not exchange the host's torch
+
+
 def test_actions_that_see_a_secret_are_pinned_to_a_commit() -> None:
     text = (PACK / ".github" / "workflows" / "publish.yml").read_text("utf-8")
     assert "secrets." in text

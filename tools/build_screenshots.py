@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
-    from browser.conftest import WORKFLOWS, Frontend, add_empty_models, chromium
+    from browser.conftest import LOAD_MS, WORKFLOWS, Frontend, add_empty_models, chromium
     from host.conftest import make_base_folder
     from host.server import Server
     from playwright.sync_api import sync_playwright
@@ -107,6 +107,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": 1600, "height": 900})
+            page.set_default_timeout(LOAD_MS)
             frontend = Frontend(page, server)
             frontend.open_empty()
             for setting in SETTINGS.items():
