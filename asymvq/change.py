@@ -13,8 +13,11 @@ unchanged part says of both is taken off:
 3. The logarithms of those ratios, weighted, are the log odds of a change (`WEIGHTS`: logistic regression over
    training photos with known edits).
 4. The mask of the largest sum of log odds, less the length of its border: total variation, minimised exactly as a
-   convex problem (Chan, Esedoglu & Nikolova 2006; Chambolle & Pock 2011). Twice: the second time, 1 and 2 leave out
-   what the first found. Of its parts, those with low odds on the whole are noise.
+   convex problem (Chan, Esedoglu & Nikolova 2006; Chambolle & Pock 2011). Of its parts, those with low odds on the
+   whole are noise.
+
+1 and 2 are told three times what did not change: all of the picture; the larger part of it, with the least odds then
+(least trimmed squares, Rousseeuw 1984: a large edit spoils what is learnt from all); and what the mask of that leaves.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ BEYOND_DOUBT = 2.0
 SENSITIVITY_RANGE = 4.0
 """By how much the log odds differ between the least and the highest sensitivity."""
 CUTS = 100
+MAJORITY, AROUND = 0.6, 4.0
+"""Share of the picture that surely did not change; and the sigma, pixels, over which odds are averaged to choose it."""
 
 
 def change_mask(
@@ -125,7 +130,8 @@ def _found(edited: Tensor, source: Tensor, more: float, smallest: float, holes: 
         odds = (_log_odds(edited, source, same, detail, unchanged) + more).clamp(-CERTAIN, CERTAIN)
         return odds, _cut(odds)
 
-    _, share = estimated(torch.ones_like(source[0]))
+    likely = blur(_log_odds(edited, source, same, detail, torch.ones_like(source[0]))[None], AROUND)[0]
+    _, share = estimated((likely <= likely[::THINNED, ::THINNED].quantile(MAJORITY)).float())
     odds, share = estimated((F.max_pool2d(share[None], 2 * CELL + 1, 1, CELL)[0] < 0.5).float())
     found = _cleaned((share > 0.5).cpu().numpy(), odds.cpu().numpy(), smallest, holes)
     found = torch.from_numpy(found).to(source.device)

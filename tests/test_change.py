@@ -58,6 +58,14 @@ def test_it_finds_what_was_changed(source, mask, content):
     assert overlap(change_mask(edited, source, **EXACT), mask) > 0.85
 
 
+@pytest.mark.parametrize(("order", "tint"), [([0, 1, 2], 0.4), ([1, 2, 0], 0.25)])
+def test_a_large_recoloured_part_does_not_pass_for_drift_or_noise(source, order, tint):
+    mask = (torch.arange(256) < 90).float().expand(1, 1, 192, 256)
+    other = source[:, order] + tint * torch.tensor([1.0, -0.5, -0.5])[:, None, None]
+    edited = round_trip(torch.lerp(source, other, mask).clamp(-1, 1))
+    assert overlap(change_mask(edited, source, **EXACT), mask) > 0.9
+
+
 def test_drift_and_a_round_trip_are_no_change(source):
     assert not change_mask(round_trip(source), source).any()
     assert not change_mask(source, source).any()
