@@ -3,8 +3,8 @@
     python tools/build_screenshots.py COMFYUI [NAME …]
 
 Takes a ComfyUI checkout, and starts it; Chromium and Playwright have to be installed. Workflows that need files which
-are not bundled are shown as they open, with empty files of these names, and with the bundled pictures where an artist
-loads some. `build_thumbnails.py` cuts from these pictures.
+are not bundled are shown as they open, with empty files of these names, and with the bundled pictures and a clip of
+one where an artist loads some. `build_thumbnails.py` cuts from these pictures.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SCALE = 0.8
 MARGIN = 160  # what the frontend lays over the canvas's edges
 BORDER = 12
 SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # the first start would show the templates
     "Comfy.VueNodes.Enabled": True,  # Nodes 2.0
     "Comfy.Minimap.Visible": False,
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",  # the folder's name
@@ -59,6 +60,19 @@ def add_pictures(folder: Path) -> None:
         painted.putalpha(mask.convert("L").point(lambda value: 255 - value))
         painted.save(folder / "example.png")
     shutil.copy(ASSETS / "example.png", folder / EXAMPLE)
+
+
+def add_video(path: Path) -> None:
+    """The bundled seascape, panned."""
+    import av
+
+    with open_picture(ASSETS / "example.png") as picture, av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 416, 240, "yuv420p"
+        for left in range(0, picture.width - 416, 4):
+            frame = picture.convert("RGB").crop((left, 90, left + 416, 330))
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
 
 
 def shot(frontend: Any, name: str) -> Image.Image:
@@ -101,18 +115,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         base = make_base_folder(Path(folder) / "base")
         add_pictures(base / "input")
+        add_video(base / "input" / "video.mp4")
         add_empty_models(base)
         server = Server(args.host, base)
         server.wait_until_ready()
+        for name, value in SETTINGS.items():
+            server.post(f"/settings/{name}", value)
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": 1600, "height": 900})
             page.set_default_timeout(LOAD_MS)
             frontend = Frontend(page, server)
             frontend.open_empty()
-            for setting in SETTINGS.items():
-                page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", list(setting))
-            page.wait_for_timeout(1000)
             for workflow in WORKFLOWS:
                 if not args.names or workflow.stem in args.names:
                     picture = shot(frontend, workflow.stem)
