@@ -101,7 +101,7 @@ def paint_by_example() -> Image.Image:
 def train_decoder() -> Image.Image:
     """The training node with its live picture."""
     graph = read(ROOT / "docs" / "images" / "workflow_train_decoder.png", "RGB")
-    left, top, side = (round(graph.width * part) for part in (0.238, 0.515, 0.192))
+    left, top, side = (round(graph.width * part) for part in (0.238, 0.462, 0.192))
     return square(graph.crop((left, top, left + side, top + side)), 0)
 
 

@@ -193,7 +193,7 @@ GRAPHS: dict[str, list[Group]] = {
                  + OFFER + EDIT_NOTE, "Start here"),
             Node("model", "UNETLoader", 90, ("qwen_image_edit_2511_fp8mixed.safetensors", "default")),
             Node("shifted", "ModelSamplingAuraFlow", 60, (3.1,), {"model": "model"}),
-            Node("normed", "CFGNorm", 90, (1.0, False), {"model": "shifted"}),
+            Node("normed", "CFGNorm", 110, (1.0, False), {"model": "shifted"}),
             Node("fast", "LoraLoaderModelOnly", 90,
                  ("Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors", 1.0), {"model": "normed"}),
             Node("clip", "CLIPLoader", 110, ("qwen_2.5_vl_7b_fp8_scaled.safetensors", "qwen_image", "default")),
