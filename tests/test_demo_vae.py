@@ -41,7 +41,7 @@ def case(request: pytest.FixtureRequest, vae: AsymmetricAutoencoder):
 
 
 def test_is_a_small_kl_vae_with_a_condition(vae: AsymmetricAutoencoder):
-    assert (ASSETS / "demo.safetensors").stat().st_size <= 6_000_000
+    assert (ASSETS / "demo.safetensors").stat().st_size <= 7_000_000
     assert (vae.config.factor, vae.config.latent_channels) == (8, 4)
     assert vae.config.condition is not None
     assert vae.config.condition.kind is ConditionKind.AFFINE
@@ -57,7 +57,7 @@ def test_draws_the_picture(case):
 def test_the_conditional_decode_harmonised_is_better_than_pasting_and_about_as_good_as_harmonising_alone(case):
     image, mask, _, pasted, harmonised, conditional = case
     for error, than_pasted, than_harmonised in (
-        (masked_error, 0.9, 1.03), (border_error, 0.95, 1.03), (seam_error, 0.9, 1.05)
+        (masked_error, 0.9, 1.03), (border_error, 0.95, 1.03), (seam_error, 0.98, 1.05)
     ):  # fmt: skip
         found = error(conditional, image, mask)
         assert found < than_pasted * error(pasted, image, mask)
@@ -74,7 +74,7 @@ def test_what_was_there_does_not_come_back(vae):
     latent = edit(vae, image, example, mask)
     pasted = torch.where(mask > 0, asymvq.decode(vae, latent), image)
     conditional = asymvq.decode(vae, latent, image=image, mask=mask)
-    for error, most in ((masked_error, 1.05), (border_error, 1.05), (seam_error, 1.4)):
+    for error, most in ((masked_error, 1.0), (border_error, 1.0), (seam_error, 1.15)):
         assert error(conditional, truth, mask) < most * error(pasted, truth, mask)
 
 
