@@ -133,8 +133,8 @@ class Case:
         if self.config.condition is None and who == "ours":
             return lambda: asymvq.decode(vae, self.latent)
         region = "masked" if who == "local" else "full"
-        # the network's picture, but where only what is kept exactly can be decoded mask-locally
-        keep = "network" if self.config.condition is not None else "exact"
+        # the network's own picture, which is always a full decode, or what is kept exactly, which may be mask-local
+        keep = "network" if self.config.condition is not None and who == "ours" else "exact"
         return lambda: asymvq.decode(vae, self.latent, **given, region=region, keep=keep)
 
     @contextlib.contextmanager
