@@ -126,7 +126,7 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1600, "height": 900})
             page.set_default_timeout(LOAD_MS)
             frontend = Frontend(page, server)
-            frontend.open_empty()
+            frontend.load()
             for workflow in WORKFLOWS:
                 if not args.names or workflow.stem in args.names:
                     picture = shot(frontend, workflow.stem)
