@@ -3,8 +3,9 @@
     python tools/build_tables.py docs/harmonise.md --images PHOTOS... [--taef2 FOLDER] [--only TEXT...] [--list]
 
 A table belongs to a command if the paragraph before it begins with one (`python …` between backticks), or is one in a
-bash block. In the command, the words PHOTOS and FOLDER stand for what is given here. Its output's first table takes
-the old one's place; the page is written after each. `--only`: of commands that hold one of these texts.
+bash block. In the command, the words PHOTOS and FOLDER stand for what is given here. The first table of its output, or
+of the report that it writes, takes the old one's place; the page is written after each. `--only`: of commands that hold
+one of these texts.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def tables(page: str) -> list[tuple[str, tuple[int, int]]]:
 
 
 def made(command: str, images: list[str], taef2: str | None) -> str:
-    """The first table that a command prints.
+    """The first table that a command prints, or writes into its report.
 
     Raises:
-        ValueError: the command needs a folder that was not given, failed, or printed no table.
+        ValueError: the command needs a folder that was not given, failed, or made no table.
     """
     words = shlex.split(command)[1:]
     if "FOLDER" in words and taef2 is None:
@@ -45,7 +46,8 @@ def made(command: str, images: list[str], taef2: str | None) -> str:
         given = {"PHOTOS": images, "FOLDER": [taef2 or ""], "report": [f"{folder}/report"]}
         arguments = [value for word in words for value in given.get(word, [word])]
         run = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=False)
-    found = TABLE.search(run.stdout)
+        report = Path(folder, "report", "report.md")
+        found = TABLE.search(report.read_text("utf-8") if report.exists() else run.stdout)
     if run.returncode or found is None:
         raise ValueError(f"Expected a table from '{command}', but it ended with {run.returncode}: {run.stdout[-300:]}")
     return found[0]
