@@ -37,7 +37,7 @@ STOCK = AutoencoderConfig(
     decoder_channels=(8, 16), decoder_blocks=1, encoder_channels=(8, 16), encoder_blocks=1, condition=None,
     norm_groups=4,
 )  # fmt: skip
-TINY = Recipe(steps=4, batch=2, crop=16, crop_scale=(0.4, 1.0), lpips=0.0, lr=1e-3, warm_up=2)
+TINY = Recipe(steps=4, batch=2, crop=16, crop_scale=(0.4, 1.0), lpips=0.0, lr=1e-3, warm_up=2, measured=2)
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals for one process")
 
 

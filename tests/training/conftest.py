@@ -26,7 +26,16 @@ STOCK = AutoencoderConfig(
     norm_groups=4,
 )
 TINY = Recipe(
-    steps=6, batch=2, crop=16, crop_scale=(0.4, 1.0), lpips=0.0, lr=1e-3, warm_up=2, harmonise=0.5, unconditioned=0.5
+    steps=6,
+    batch=2,
+    crop=16,
+    crop_scale=(0.4, 1.0),
+    lpips=0.0,
+    lr=1e-3,
+    warm_up=2,
+    harmonise=0.5,
+    unconditioned=0.5,
+    measured=2,
 )
 
 

@@ -22,7 +22,9 @@ from asymvq.training.loop import Training
 from asymvq.training.recipe import Precision, Recipe
 from asymvq.training.step import sample_latent
 
-RECIPE = Recipe(steps=20, batch=2, crop=32, crop_scale=(0.4, 1.0), lpips=0.0, lr=1e-3, decoder_lr=1.0, warm_up=2)
+RECIPE = Recipe(
+    steps=20, batch=2, crop=32, crop_scale=(0.4, 1.0), lpips=0.0, lr=1e-3, decoder_lr=1.0, warm_up=2, measured=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_from_the_command_line(name, folder, tmp_path, capsys):
 
     def train(*more: str) -> int:
         words = ["train", "--base", str(base), "--out", str(out), "--data", str(folder), "--recipe", "fidelity"]
-        return main([*words, "--preset", "2x", "--crop", "32", "--batch", "2", *more])
+        return main([*words, "--preset", "2x", "--crop", "32", "--batch", "2", "--set", "measured=2", *more])
 
     assert train("--steps", "0") == 0
     latent = torch.randn(2, vae.config.latent_channels, 5, 3, generator=torch.Generator().manual_seed(1))
