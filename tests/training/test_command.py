@@ -26,7 +26,7 @@ from .conftest import TINY, assert_equal, training, weights
 
 
 def arguments(vae_file: Path, folder: Path, out: Path, *more: str) -> list[str]:
-    settings = [f"{name}={getattr(TINY, name)}" for name in ("lr", "warm_up", "harmonise")]
+    settings = [f"{name}={getattr(TINY, name)}" for name in ("lr", "warm_up", "harmonise", "measured")]
     return [
         "train", "--base", str(vae_file), "--data", str(folder), "--out", str(out), "--recipe", "fidelity", "--batch",
         "2", "--crop", "16", *(word for setting in settings for word in ("--set", setting)), *more,
