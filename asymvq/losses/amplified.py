@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .table import Term, setting
+from .table import Term, setting, weighted
 
 FACTOR = 30.0
 """The middle of the paper's 20 to 40; always the same, so that a step does not depend on chance."""
@@ -32,14 +32,7 @@ class Settings:
 
 
 def term(recipe: Any, device: torch.device) -> Term | None:
-    if not recipe.amplified:
-        return None
-
-    def weighted(output: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, log = amplified_loss(output, target, mask=mask)
-        return recipe.amplified * loss, log
-
-    return weighted
+    return weighted(recipe.amplified, amplified_loss)
 
 
 def amplified_loss(output: Tensor, target: Tensor, *, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .table import Term, setting
+from .table import Term, setting, weighted
 
 PATCH = 8
 """Pixels, the paper's."""
@@ -30,14 +30,7 @@ class Settings:
 
 
 def term(recipe: Any, device: torch.device) -> Term | None:
-    if not recipe.gradient_variance:
-        return None
-
-    def weighted(output: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, log = gradient_variance_loss(output, target, mask=mask)
-        return recipe.gradient_variance * loss, log
-
-    return weighted
+    return weighted(recipe.gradient_variance, gradient_variance_loss)
 
 
 def check(recipe: Any) -> None:

@@ -51,6 +51,18 @@ class Setting:
     positive: bool
 
 
+def weighted(weight: float, loss: Callable[..., tuple[Tensor, Figures]]) -> Term | None:
+    """`loss(output, target, mask=mask)` times `weight`; None where that is 0."""
+    if not weight:
+        return None
+
+    def term(output: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
+        value, figures = loss(output, target, mask=mask)
+        return weight * value, figures
+
+    return term
+
+
 def _no_term(recipe: Any, device: torch.device) -> Term | None:
     return None
 
