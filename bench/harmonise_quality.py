@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -37,6 +37,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import asymvq
+from asymvq import drift as drift_module
+from asymvq import observations
 from asymvq.autoencoders import tiny
 from asymvq.colour import ShiftKind, fit_colours, random_shift, touched_cells
 from asymvq.intervals import interval
@@ -50,10 +52,11 @@ MEASURES = {"in mask": masked_error, "border": border_error, "seam": seam_error,
 SIZE = 256
 SHIFT = 0.2
 RED = torch.tensor([0.8, -0.8, -0.8])[:, None, None]
-MODULE = sys.modules["asymvq.harmonise"]  # the package's attribute of that name is the function
 
 Method = Callable[[Tensor, Tensor, Tensor, int, bool], Tensor]
 """Of decoded, image and mask, (1, C, H, W), pixels a latent cell, and whether the latent had a noise mask."""
+Replaced = tuple[ModuleType, dict[str, Any]]
+"""A module that harmonising goes by, and what of it is replaced."""
 
 
 @dataclass
@@ -184,34 +187,37 @@ METHODS: dict[str, Method] = {
 }
 
 
-def without_features(*groups: int) -> dict[str, Any]:
+def without_features(*groups: int) -> Replaced:
     """The features of `groups` are nothing."""
-    whole = MODULE._features
+    whole = drift_module.features_at
 
-    def features(*args: Any) -> tuple[Tensor, Tensor]:
+    def features_at(*args: Any) -> tuple[Tensor, Tensor]:
         values, numbers = whole(*args)
         return values * torch.isin(numbers, torch.tensor(groups), invert=True), numbers
 
-    return {"_features": features}
+    return drift_module, {"features_at": features_at}
 
 
-ABLATIONS: dict[str, Callable[[], dict[str, Any]]] = {
-    "without the colour map": lambda: without_features(3),
-    "colour map for all colours": lambda: {"COLOUR_REACH": 1e6},
-    "without the ring": lambda: without_features(4, 5),
-    "without linear and quadratic": lambda: without_features(1, 2),
-    "without the kernel (its noise stays)": lambda: {"_kernel": lambda a, b: 1e-6 * (torch.cdist(a, b) == 0)},
-    "without weights against mixing": lambda: {"MIXED": 1e6},
-    "without weights against outliers": lambda: {"OUTLIER": 1e6},
-    "noise masks not known of": lambda: {"CONTINUED": 1e-6},
-    "undamped (no evidence)": lambda: {"_evidence": lambda z, x, gram, moment, groups: torch.full_like(gram[0], 1e-3)},
+ABLATIONS: dict[str, Replaced] = {
+    "without the colour map": without_features(drift_module.COLOUR_GROUP),
+    "colour map for all colours": (observations, {"COLOUR_REACH": 1e6}),
+    "without the ring": without_features(4, 5),
+    "without linear and quadratic": without_features(1, 2),
+    "without the kernel (its noise stays)": (drift_module, {"kernel": lambda a, b: 1e-6 * (torch.cdist(a, b) == 0)}),
+    "without weights against mixing": (observations, {"MIXED": 1e6}),
+    "without weights against outliers": (observations, {"OUTLIER": 1e6}),
+    "noise masks not known of": (drift_module, {"CONTINUED": 1e-6}),
+    "undamped (no evidence)": (
+        drift_module,
+        {"evidence": lambda z, x, gram, moment, groups: torch.full_like(gram[0], 1e-3)},
+    ),
 }
-"""What of `asymvq.harmonise`'s module to replace."""
 
 
 @contextmanager
 def ablated(name: str) -> Iterator[None]:
-    with mock.patch.multiple(MODULE, **ABLATIONS[name]()):
+    module, replaced = ABLATIONS[name]
+    with mock.patch.multiple(module, **replaced):  # an error where it has nothing of that name
         yield
 
 
