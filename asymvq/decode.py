@@ -40,6 +40,8 @@ FIRST_TILE = 512
 """Pixels. Where a whole decode does not fit in memory."""
 SMALLEST_TILE = 128
 """Pixels. What does not fit in memory in tiles of this size does not fit at all."""
+HARMONISE_COST = 0.1
+"""Of a picture, as progress counts it, in runs of the network."""
 WITNESS_SHARE = 0.2
 """Of a tile's weight, which falls to its edges: pixels with less are too near to one to tell of drift."""
 
@@ -80,8 +82,9 @@ def decode(
         overlap: what neighbouring tiles share, in pixels; a quarter of the tile by default.
         keep: "exact" or "network".
         batch: pictures, or tiles of one size, that go through the network at once.
-        progress: called with (done, total) after each of them, and with a fraction of `done` within each where the
-            network can tell (`asymvq.runtime.Progress`). What it raises ends the decode.
+        progress: called with (done, total) after each of them, with a fraction of `done` within each where the network
+            can tell, and after each picture that is harmonised (`asymvq.runtime.Progress`). What it raises ends the
+            decode.
         harmonise: 0 to 1, how far the edit's colours and light are made to continue the kept ones
             (`asymvq.harmonise`). With a condition everything is decoded a second time, without it, to see what drifts.
             Under keep="network" nothing is harmonised: that is the network's own picture.
@@ -250,7 +253,7 @@ class _Work:
         parts = [(start, min(start + batch, count)) for start in range(0, count, batch)]
         runs = sum(len(list(groups(self.plan, part, batch))) for part in parts)
         twice = self.refines or (self.conditioned and self.harmonises)
-        counted = _Counter(self.runtime.progress, runs * (2 if twice else 1))
+        counted = _Counter(self.runtime.progress, runs * (2 if twice else 1), count if self.harmonises else 0)
         device = self.runtime.output_device or self.latent.device
         begun: deque[_Part] = deque()
 
@@ -271,6 +274,7 @@ class _Work:
             if self.harmonises:
                 for _ in range(stop - start):
                     next(harmonised)
+                    counted.one_harmonised()
             else:
                 begun.append(self._begun(start, stop, batch, counted))
             piece = self._finished(begun.popleft(), batch, counted).to(device, self.dtype)
@@ -372,13 +376,23 @@ def _box(witness: Tensor) -> Box:
 
 
 class _Counter:
-    """Progress over all runs of the network, of which each part reports only its own."""
+    """Progress over all runs of the network, of which each part reports only its own, and over what is harmonised."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.before = progress, total, 0
+    def __init__(self, progress: Progress | None, runs: int, pictures: int) -> None:
+        self.progress, self.runs, self.pictures = progress, runs, pictures
+        self.before = self.harmonised = 0
 
     def __call__(self, done: float, of_part: int) -> None:
-        if self.progress is not None:
-            self.progress(self.before + done, self.total)
+        self._tell(done)
         if done == of_part:
             self.before += of_part
+
+    def one_harmonised(self) -> None:
+        self.harmonised += 1
+        self._tell(0)
+
+    def _tell(self, more: float) -> None:
+        if self.progress is not None:
+            done = self.before + more + HARMONISE_COST * self.harmonised
+            share = done / (self.runs + HARMONISE_COST * self.pictures)
+            self.progress(share * self.runs, self.runs)

@@ -11,9 +11,10 @@ import torch
 from .network import Network
 
 Progress = Callable[[float, int], None]
-"""Called with (done, total): how many of the runs of the network, which are tiles or pictures, are done. A whole number
-after each of them, a fraction between two steps within one. Where memory runs out it begins again, with another total.
-What it raises ends the decode."""
+"""Called with (done, total): how much of the work is done. `total` is the number of runs of the network, which are
+tiles or pictures; `done` is a whole number after each, a fraction between two steps within one. Where pictures are
+harmonised it is called after each of those too, and `done` is the share of all this work in `total`. Where memory runs
+out it begins again, with another total. What it raises ends the decode."""
 
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "could not create a primitive")

@@ -17,6 +17,7 @@ from .compose import Keep, compose, harmonised_parts
 from .crop import Box
 from .harmonise import check_frames
 from .masks import edited, grow_mask
+from .runtime import Progress
 from .source import Source
 from .values import image_values, mask_values
 
@@ -109,6 +110,7 @@ def stitch(
     strength: float = 0.0,
     image_range: tuple[float, float] = (-1.0, 1.0),
     frames: int = 1,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Edits of a part put back into the whole picture; only what the mask edits is taken from them.
 
@@ -118,6 +120,7 @@ def stitch(
         strength: 0 to 1, how far its colours are made to continue those of the kept pixels.
         image_range: of `picture` and of the picture that was cut.
         frames: so many results in a row are frames of one video, harmonised steadily (`asymvq.harmonise`).
+        progress: called with (done, total) after each picture that is harmonised. What it raises ends the work.
 
     Returns:
         (B, 3, H, W), of the whole picture's type. Where the mask keeps, it is bit for bit as it was.
@@ -148,7 +151,12 @@ def stitch(
     if strength:
         check_frames(frames, count)
         parts = ((picture[i : i + 1], whole.slice(i, i + 1)) for i in range(count))
-        picture = torch.cat(list(harmonised_parts(parts, strength, image_range=image_range, frames=frames)))
+        harmonised: list[Tensor] = []
+        for part in harmonised_parts(parts, strength, image_range=image_range, frames=frames):
+            harmonised.append(part)
+            if progress is not None:
+                progress(len(harmonised), count)
+        picture = torch.cat(harmonised)
     return compose(picture, whole, Keep.EXACT)
 
 

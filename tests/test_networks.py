@@ -16,7 +16,7 @@ import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.autoencoders import AutoencoderConfig
 from asymvq.compose import paste
-from asymvq.decode import Keep, Region, decode_source, fit_source
+from asymvq.decode import HARMONISE_COST, Keep, Region, decode_source, fit_source
 from asymvq.masks import alpha, edited
 from asymvq.runtime import Runtime, is_out_of_memory
 
@@ -178,14 +178,20 @@ class TestMemory:
         assert is_out_of_memory(error) == expected
 
     @pytest.mark.parametrize("conditional", [True, SEES_ERRORS])
-    def test_progress_counts_every_run_once(self, conditional):
+    def test_progress_counts_every_run_and_picture_once(self, conditional):
         latent, image, mask = case(64, count=3)
         network, done = Enlarger(conditional=conditional), []
         asymvq.decode(
             network, latent, image=image, mask=mask, region="full", tile=256, overlap=0, harmonise=1.0,
             progress=lambda *step: done.append(step),
         )  # fmt: skip
-        assert done == [(i, 24) for i in range(1, 25)]  # 3 pictures, 4 tiles, with and without the condition
+        # 3 pictures, 4 tiles, with and without the condition; harmonised before one that sees errors, after any other
+        runs, harmonised = [1] * 4, [HARMONISE_COST]
+        picture = [*runs, *harmonised, *runs] if conditional == SEES_ERRORS else [*runs, *runs, *harmonised]
+        works = torch.tensor(picture * 3).cumsum(0)
+        assert {total for _, total in done} == {24}
+        torch.testing.assert_close(torch.tensor([part for part, _ in done]), works * 24 / works[-1])
+        assert done[-1] == (24, 24)
 
 
 class TestWithoutCondition:

@@ -53,6 +53,23 @@ def test_kept_pixels_of_a_scaled_part_come_back_bit_for_bit(height, width, seed,
     assert not torch.equal(inner, image)
 
 
+def test_harmonising_is_reported_and_can_be_stopped():
+    image, mask = picture_and_mask(60, 70, seed=1, count=3)
+    part, _, crop = crop_for_inpainting(image, mask)
+    seen = []
+    stitch(crop, part * 0.9, strength=1.0, frames=3, progress=lambda *step: seen.append(step))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done, total):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        stitch(crop, part * 0.9, strength=1.0, progress=stop)
+
+
 def test_megapixels_scale_the_part_without_stretching():
     image, mask = torch.zeros(1, 3, 300, 500), torch.zeros(1, 1, 300, 500)
     mask[..., 100:140, 200:300] = 1
