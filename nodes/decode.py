@@ -14,6 +14,7 @@ from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source, fit_source
 from . import host
 from .host import CATEGORY, say
+from .inputs import video_input
 from .stock import decode_pictures, frames_of, put_into_source
 from .tensors import image_tensor, latent_tensor, mask_tensor, require_one_size, to_image
 from .vae import AsymmetricVAE, Tiling
@@ -161,6 +162,11 @@ class AsymVQDecode(io.ComfyNode):
                         "account. Frames of a video latent stay steady. Not with keep network."
                     ),
                 ),
+                video_input(
+                    " For models of pictures that make videos, such as AnimateDiff. A video model's latent is one "
+                    "anyway.",
+                    advanced=True,
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The source picture with the edit in it, in the source's size.")],
             hidden=[io.Hidden.unique_id],
@@ -181,6 +187,7 @@ class AsymVQDecode(io.ComfyNode):
         mask: Tensor | None = None,
         preview: bool = False,
         harmonise: float = 0.0,  # graphs in API format from before there was the input stay as they were
+        video: bool = False,
     ) -> io.NodeOutput:
         if not callable(getattr(vae, "decode", None)):
             raise ValueError(
@@ -203,15 +210,19 @@ class AsymVQDecode(io.ComfyNode):
             result = vae.decode_source(
                 latent, source,
                 keep=Keep(keep), region=Region(region), tiling=Tiling(tiling), tile=tile_size, overlap=overlap,
-                harmonise=harmonise, noise_mask=masked,
+                harmonise=harmonise, noise_mask=masked, frames=_most(latent, source) if video else 1,
             )  # fmt: skip
         else:
-            said = cls._say(None if pictures is None else Source(pictures, mask, (0, 0, *pictures.shape[-2:])))
+            source = None if pictures is None else Source(pictures, mask, (0, 0, *pictures.shape[-2:]))
+            said = cls._say(source)
             result = decode_pictures(vae, samples, tiling=Tiling(tiling), tile=tile_size, overlap=overlap)
-            if pictures is not None:
+            if source is not None:
+                frames = frames_of(samples, result)
+                if video and frames == 1:
+                    frames = _most(result, source)
                 result = put_into_source(
                     result, vae, image=image, mask=mask, keep=Keep(keep), harmonise=harmonise, noise_mask=masked,
-                    frames=frames_of(samples, result),
+                    frames=frames,
                 )  # fmt: skip
         if not preview:
             return io.NodeOutput(result, ui=said)
@@ -222,6 +233,11 @@ class AsymVQDecode(io.ComfyNode):
         # always something, so that no older text stays
         plain = "Without image and mask: a plain decode, nothing is kept."
         return say(cls, plain if source is None else source.summary())
+
+
+def _most(decoded: Tensor, source: Source | None) -> int:
+    """How many results there are: as many as of what there is most, the rest is taken in turn."""
+    return max(len(decoded), 0 if source is None else source.count)
 
 
 def _pairs(image: Tensor | None, result: Tensor) -> Tensor:

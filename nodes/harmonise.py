@@ -9,6 +9,7 @@ from ..asymvq.compose import paste
 from ..asymvq.masks import grow_mask as grown
 from ..asymvq.source import Source
 from .host import CATEGORY, say
+from .inputs import video_input
 from .memory import give_back_memory
 from .progress import HostProgress
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
@@ -75,15 +76,7 @@ class AsymVQHarmonise(io.ComfyNode):
                     max=256,
                     tooltip="Pixels to grow the mask by, when the edit reaches beyond it.",
                 ),
-                io.Boolean.Input(
-                    "video",
-                    default=False,
-                    optional=True,
-                    tooltip=(
-                        "The pictures are frames of one video, in their order: colours and light are kept steady from "
-                        "frame to frame."
-                    ),
-                ),
+                video_input(),
             ],
             outputs=[io.Image.Output(tooltip="The source with the edit in it.")],
             hidden=[io.Hidden.unique_id],

@@ -11,6 +11,8 @@ from ..asymvq.masks import edited
 from ..asymvq.stitch import Crop, crop_for_inpainting, stitch
 from . import host
 from .host import CATEGORY, say
+from .inputs import video_input
+from .progress import HostProgress
 from .tensors import image_tensor, in_turn, mask_tensor, require_one_size, to_image
 
 CROP = io.Custom("ASYMVQ_CROP")
@@ -229,15 +231,7 @@ class AsymVQStitch(io.ComfyNode):
                     step=0.05,
                     tooltip="How far the edit's colours and light are made to continue the kept ones. 0: not at all.",
                 ),
-                io.Boolean.Input(
-                    "video",
-                    default=False,
-                    optional=True,
-                    tooltip=(
-                        "The pictures are frames of one video, in their order: colours and light are kept steady from "
-                        "frame to frame."
-                    ),
-                ),
+                video_input(),
             ],
             outputs=[io.Image.Output(tooltip="The whole picture with the edit in it, widened where it was expanded.")],
         )
@@ -250,7 +244,8 @@ class AsymVQStitch(io.ComfyNode):
         image = image_tensor(image)
         in_turn({"image": len(image), "crop": len(crop.image)})
         frames = max(len(image), len(crop.image)) if video else 1
-        return io.NodeOutput(to_image(stitch(crop, image, strength=harmonise, image_range=(0.0, 1.0), frames=frames)))
+        result = stitch(crop, image, strength=harmonise, image_range=(0.0, 1.0), frames=frames, progress=HostProgress())
+        return io.NodeOutput(to_image(result))
 
 
 def _is_placeholder(mask: object) -> bool:

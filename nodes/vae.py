@@ -110,6 +110,7 @@ class AsymmetricVAE(host.VAE):
         overlap: int = 64,
         harmonise: float = 0.0,
         noise_mask: bool = False,
+        frames: int = 1,
     ) -> Tensor:
         """Decodes with the kept pixels of `source`, or plainly where there is none.
 
@@ -121,7 +122,7 @@ class AsymmetricVAE(host.VAE):
             tiling: AUTO goes over to tiles when memory runs out; AUTO and ON halve them while it still does.
             tile: side of a tile, pixels.
             overlap: what neighbouring tiles share, pixels; half a tile at most.
-            harmonise: 0 to 1, see `asymvq.decode`; so is `noise_mask`.
+            harmonise: 0 to 1, see `asymvq.decode`; so are `noise_mask` and `frames`.
 
         Returns:
             (B, H, W, 3) in [0, 1], of the source's full size and of `result_dtype`.
@@ -136,7 +137,7 @@ class AsymmetricVAE(host.VAE):
                 self._model, latent, source,
                 keep=keep, region=region, tile=tile if tiling is Tiling.ON else None, overlap=min(overlap, tile // 2),
                 retry_tile=None if tiling is Tiling.OFF else tile, batch=None,
-                harmonise=harmonise, noise_mask=noise_mask,
+                harmonise=harmonise, noise_mask=noise_mask, frames=frames,
                 image_range=(0.0, 1.0), dtype=result_dtype(None if source is None else source.image), runtime=runtime,
             )  # fmt: skip
         give_back_memory(self.device)

@@ -20,7 +20,7 @@ TRAINING = (
     "none", "base", 60, 0, "fixed", "asymmetric", True,
     "fidelity", 2, 1, 64, 1e-4, 0.0, 0.2, 0.0, 0, 2.0, 0.5, 0.5, False, "auto",
 )  # fmt: skip
-KEEP_EXACTLY = ("exact", 0, "auto", 512, 64, "auto", False, 1.0)
+KEEP_EXACTLY = ("exact", 0, "auto", 512, 64, "auto", False, 1.0, False)
 INPAINT_WIRES = {
     "positive": "conditioning.positive", "negative": "conditioning.negative", "latent_image": "conditioning.latent",
 }  # fmt: skip
@@ -99,7 +99,7 @@ def large_pictures() -> Group:
 
 def keep(samples: str, source: str, mask: str, harmonise: float = 1.0) -> Node:
     wires = {"samples": samples, "vae": "vae", "image": source, "mask": mask}
-    return Node("ours", "AsymVQDecode", 350, (*KEEP_EXACTLY[:-1], harmonise), wires)
+    return Node("ours", "AsymVQDecode", 350, (*KEEP_EXACTLY[:-2], harmonise, False), wires)
 
 
 def plain(samples: str, vae: str, title: str) -> Node:

@@ -6,14 +6,21 @@ import dataclasses
 
 import pytest
 import torch
-from test_families import built
+from families import KL, built
 
+import asymvq
 from asymvq.autoencoders import wan
 from asymvq.compose import paste
+from asymvq.decode import decode_source, fit_source
 
 from .synthetic import VAE, noise
 
 WAN = wan.Config(decoder_channels=(16, 32, 64, 64), encoder_channels=(16, 32, 64, 64))
+
+PICTURES = dataclasses.replace(
+    KL, latent_channels=4, decoder_channels=(16, 16, 32, 32), encoder_channels=(16, 16, 32, 32)
+)
+"""As Stable Diffusion's in its latents."""
 
 
 def run(host, node: str, **inputs):
@@ -133,6 +140,37 @@ class TestStockVaes:
             run(host, "AsymVQDecode", samples=samples, vae=vae, image=image, mask=mask)
 
 
+@pytest.mark.parametrize("kind", ["ours", "stock"])
+def test_pictures_that_are_frames_of_a_video_are_kept_steady(host, kind):
+    """As of a model of pictures that makes videos: one latent a frame, and it wavers in colour."""
+    folder = host.base / "models" / "vae"
+    if kind == "ours":
+        asymvq.save(built(PICTURES), folder / "pictures.safetensors")
+        vae = run(host, "AsymVQLoader", vae_name="pictures.safetensors", dtype="fp32")
+    else:
+        torch.save(kl_tensors(), folder / "pictures.ckpt")
+        vae = stock(host, "VAELoader", vae_name="pictures.ckpt")
+    generator = torch.Generator().manual_seed(5)
+    latent = torch.randn(1, 4, 8, 8, generator=generator) + 0.3 * torch.randn(4, 4, 1, 1, generator=generator)
+    image, mask = picture(64, 64)
+    given = {"samples": {"samples": latent}, "vae": vae, "image": image, "mask": mask, "harmonise": 1.0}
+    single, steady = (run(host, "AsymVQDecode", video=video, **given) for video in (False, True))
+    source = {"image": image.movedim(-1, 1), "mask": mask[:, None], "image_range": (0.0, 1.0)}
+    as_video = {"harmonise": 1.0, "frames": 4, "image_range": (0.0, 1.0)}
+    if kind == "ours":
+        network = built(PICTURES)
+        expected = decode_source(network, latent, fit_source(network, latent, **source), **as_video)
+    else:
+        plain = stock(host, "VAEDecode", vae=vae, samples={"samples": latent})
+        expected = paste(plain.movedim(-1, 1), factor=8, **{**source, **as_video})
+    expected = expected.movedim(1, -1)
+    torch.testing.assert_close(steady, expected, atol=1e-4, rtol=0)
+    assert (steady - single).abs().max() > 1e-3
+    # four frames in three pictures' places are told of as without it
+    with pytest.raises(ValueError, match="3"):
+        run(host, "AsymVQDecode", video=True, **{**given, "image": image.repeat(3, 1, 1, 1)})
+
+
 class TestFrames:
     @pytest.fixture
     def video(self, host):
@@ -167,6 +205,9 @@ class TestFrames:
         )  # fmt: skip
         torch.testing.assert_close(output, steady.repeat(2, 1, 1, 1), atol=1e-4, rtol=0)
         assert (steady - single).abs().max() > 1e-3
+        # what a video's latent is anyway
+        again = run(host, "AsymVQDecode", samples=batch, vae=vae, image=image, mask=mask, harmonise=1.0, video=True)
+        assert torch.equal(again, output)
 
     def test_counts_that_do_not_divide(self, host, video):
         vae, samples, _ = video
