@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.autoencoders import AutoencoderConfig
 
+TOGETHER = ("tests/browser/", "tests/host/")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("any machine", deadline=None)  # a busy one takes its time
 settings.load_profile("any machine")
@@ -93,13 +95,18 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))  # for what they start
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file runs in one process; host and browser tests all in one, as they share a host and a browser."""
-    here = Path(__file__).parent
-    for item in items:
-        path = item.path.relative_to(here)
-        together = path.parts[0] if path.parts[0] in ("browser", "host") else str(path)
-        item.add_marker(pytest.mark.xdist_group(together))
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which need not be installed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file runs in one process; host and browser tests each in one, as they share a host and a browser."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+    config.option.loadscopereorder = False  # these two, which take longest, are collected first
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
