@@ -70,7 +70,7 @@ BLUEPRINTS = {
             (340, [
                 Node("ours", "AsymVQDecode", 350, KEEP_EXACTLY,
                      {"samples": "sampler", "image": "part.image", "mask": "part.mask"}),
-                Node("whole", "AsymVQStitch", 130, (0.0, False), {"crop": "part.crop", "image": "ours"}),
+                Node("whole", "AsymVQStitch", 150, (0.0, False), {"crop": "part.crop", "image": "ours"}),
             ]),
         ],
     ),

@@ -352,7 +352,7 @@ GRAPHS: dict[str, list[Group]] = {
                  "*models/checkpoints*\n\n**diffusion_pytorch_model.safetensors**, the asymmetric VAE 1.5x → "
                  "*models/vae*\n\nMany files have these names: if you give them better ones, choose those below. "
                  + OFFER, "Start here"),
-            Node("loader", "AsymVQPaintByExampleLoader", 130, ("model.safetensors",)),
+            Node("loader", "AsymVQPaintByExampleLoader", 150, ("model.safetensors",)),
             Node("vae", "AsymVQLoader", 195, ("diffusion_pytorch_model.safetensors", "none", "auto")),
         ])]),
         picture("Paint by Example is at its best at 512 × 512 and near it; for large pictures there is group 7."),

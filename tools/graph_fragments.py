@@ -136,7 +136,7 @@ def around(size: tuple[Any, ...], source: str = "picture", mask: str | None = "p
 
 def stitched(prefix: str, number: int = 6) -> Group:
     return Group(f"{number} · Put back and save", ORANGE, [(460, [
-        Node("whole", "AsymVQStitch", 130, (1.0, False), {"crop": "part.crop", "image": "ours"}),
+        Node("whole", "AsymVQStitch", 150, (1.0, False), {"crop": "part.crop", "image": "ours"}),
         Node("", "SaveImage", 460, (f"asymvq/{prefix}",), {"images": "whole"}, "The whole picture"),
     ])])  # fmt: skip
 
@@ -149,7 +149,7 @@ def put_back(prefix: str) -> list[Group]:
             Node("aligned", "AsymVQAlign", 150, (), {"edited": "edit", "source": "picture"}),
             Node("change", "AsymVQChangeMask", 230, (0.5, 8, 8, 0.05, 0.2), {"edited": "aligned", "source": "picture"}),
             Node("", "MaskPreview", 260, (), {"mask": "change"}, "What the model changed"),
-            Node("ours", "AsymVQHarmonise", 150, (1.0, 0, False), {
+            Node("ours", "AsymVQHarmonise", 175, (1.0, 0, False), {
                 "edited": "aligned", "source": "picture", "mask": "change",
             }),
         ])]),
