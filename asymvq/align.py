@@ -131,7 +131,7 @@ def _align_one(
     found = _find(_unit(edited, low, high), _unit(source, low, high), ignored)
     motion = untouched if found is None or _distance(found, untouched, source) < NOTHING else found
     picture, covered = _resampled(edited, source, motion)
-    x, y, a, b = motion.values.double().tolist()
+    x, y, a, b = motion.values.cpu().double().tolist()
     if motion.extent[0] / motion.extent[1] == untouched.extent[0] / untouched.extent[1]:
         a = (1 + a) * untouched.extent[0] / motion.extent[0] - 1
         b = b * untouched.extent[0] / motion.extent[0]
@@ -326,9 +326,9 @@ class _Level:
         x, y = (self.points / reach).unbind(-1)
         slopes = torch.stack([right, down, right * x + down * y, down * x - right * y])
         weighted = (slopes * weight).flatten(1)
-        gram = (weighted @ slopes.flatten(1).T).double()
-        moment = (weighted @ (self.source - warped).flatten()).double()
-        gram = gram + 1e-6 * gram.diagonal().mean() * torch.eye(4, dtype=gram.dtype, device=gram.device)
+        gram = (weighted @ slopes.flatten(1).T).cpu().double()
+        moment = (weighted @ (self.source - warped).flatten()).cpu().double()
+        gram = gram + 1e-6 * gram.diagonal().mean() * torch.eye(4, dtype=gram.dtype)
         change = torch.linalg.lstsq(gram, moment[:, None]).solution[:, 0].to(motion.values)
         return _Motion(motion.values + change / change.new_tensor([1, 1, reach, reach]), motion.extent)
 

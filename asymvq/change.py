@@ -3,21 +3,25 @@
 An edit model gives the whole picture back, its colours drifted and its detail once through a VAE. What a picture's own
 unchanged part says of both is taken off:
 
-1. Drift: offsets that are quadratic in the position and a linear map of the colours, fitted to means of cells with
-   Geman & McClure's weights, their scale falling: what was changed is an outlier. The colour map is bounded, or a
-   recoloured part of a grey picture would pass for drift.
+1. Drift: offsets that are quadratic in the position and a linear map of the colours, fitted to means of cells. What
+   was changed is an outlier (Geman & McClure's weights, their scale falling), and what clipping hides counts nothing.
+   A recoloured part can pass for drift, and drift for a recoloured part; of many starts, each a colour shift that some
+   part of the picture has, the one is taken that leaves the least unexplained with the least drift.
 2. Noise: differences, blurred by three widths, are whitened over the colours (Tyler's M-estimator, 1987) and compared
    with their expected power, which grows with the source's detail there and with its saturation: a sum with factors
    ≥ 0, fitted to the picture (Itakura–Saito divergence, multiplicative updates) with weights that let what was changed
    count little.
-3. The logarithms of those ratios, weighted, are the log odds of a change (`WEIGHTS`: logistic regression over
-   training photos with known edits).
+3. The logarithms of those ratios, weighted, are the log odds of a change (`WEIGHTS`).
 4. The mask of the largest sum of log odds, less the length of its border: total variation, minimised exactly as a
-   convex problem (Chan, Esedoglu & Nikolova 2006; Chambolle & Pock 2011). Of its parts, those with low odds on the
-   whole are noise.
+   convex problem (Chan, Esedoglu & Nikolova 2006; Chambolle & Pock 2011).
+5. Wide blurs do not say where exactly a change ends. Near the border of that mask, log odds are of the finest blur and
+   of likeness: whether a difference is more usual inside or outside, around there (two local normal distributions, as
+   in Lankton & Tannenbaum 2008). Their mask is cut once more; of its parts, those with low odds on the whole are noise.
 
 1 and 2 are told three times what did not change: all of the picture; the larger part of it, with the least odds then
-(least trimmed squares, Rousseeuw 1984: a large edit spoils what is learnt from all); and what the mask of that leaves.
+(least trimmed squares, Rousseeuw 1984: a large edit spoils what is learnt from all); and what is unlikely by that.
+
+All weights are those of logistic regression over training photos with known edits: `bench/change_mask.py --fit`.
 """
 
 from __future__ import annotations
@@ -38,12 +42,19 @@ SMALLEST, HOLES = 0.0005, 0.002
 LARGEST_SIDE = 1024
 """Larger pictures are looked at reduced to this."""
 CELL = 8
-COLOUR_LIMIT = 0.4
-"""Spectral norm of the colour map less the identity."""
-DRIFT_STEPS, DRIFT_SCALE, DRIFT_FLOOR = 12, 0.5, 0.01
-RIDGE = (1e-6, 1e-4, 1e-4, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4)
-BLURS, POOLS = (1.0, 2.0, 8.0), (1.0, 1.0, 2.0)
-"""Sigmas, pixels: differences are blurred by the first, their power is averaged over the second."""
+CLIPPED = 0.94
+"""An edited picture's values beyond this, of 1, may stand for any that are farther out."""
+START_PARTS = 4
+"""Rows and columns of parts, whose colour shifts the fit of drift starts with."""
+DRIFT_STEPS, DRIFT_SCALE, DRIFT_FALL, DRIFT_FLOOR = 10, 0.2, 0.75, 0.04
+"""Steps, and the scale, of [-1, 1], at which an error weighs a quarter: at first, from step to step, and at least."""
+RIDGE = (1e-6, 3e-4, 3e-4, 1e-3, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4)
+"""What drift costs, for each square of a coefficient: of 1, x, y, x², xy, y² and the three colours."""
+BLURS, FINEST, POOL = (2.0, 8.0, 24.0), 2.0, 1.0
+"""Sigmas, pixels: differences are blurred by the first, in pictures reduced so that this is at most about FINEST; there
+their power is averaged over POOL."""
+PARTS = 16
+"""Of a picture's shorter side: no blur is wider."""
 SPREAD = 0.02
 """Of the power around it: what blurring carries over the edge of a change."""
 BANDS, DETAIL_POOL, COLOUR_POOL = (1.0, 2.0, 4.0, 8.0), 3.0, 2.0
@@ -54,15 +65,23 @@ OUTLIER = 6.0
 """How many times the expected power weighs a quarter."""
 THINNED = 3
 """Every so many pixels, in rows and columns, noise is fitted to."""
-LEAST, MOST = -2.0, 6.0
-WEIGHTS, BIAS = (0.48, 0.99, 1.41), -7.1
+LEAST, MOST = -2.0, 12.0
+"""Bounds of the logarithms of ratios."""
+WEIGHTS, BIAS = (0.86, 1.06, 0.95), -6.92
+BORDER_WEIGHTS, BORDER_BIAS = (0.7, 0.31), -1.66
+"""Of the finest blur's ratio and of likeness, near a border."""
+BAND, SETTLED, APART = 12, 10, 2
+"""Pixels from a border: near it; and inside and outside, from where on differences tell what is usual there."""
+SHARP, LOCAL, LIKENESS = 1.0, 12, 8.0
+"""Sigmas, pixels, of differences near a border, and over which it is told what is usual; and the bound of likeness."""
 CERTAIN, BORDER = 4.0, 4.0
 """Bound of the log odds of a pixel; and what a pixel of border costs."""
-BEYOND_DOUBT = 2.0
-"""Mean log odds of a part that is kept: on training photos, those of noise had less, of edits more."""
+BEYOND_DOUBT = 2.5
+"""Mean log odds of a part that is kept: on training photos, those of noise had less, of most edits more."""
 SENSITIVITY_RANGE = 4.0
 """By how much the log odds differ between the least and the highest sensitivity."""
-CUTS = 100
+CUTS, HALF = 100, 2
+"""Steps to find a mask; and how many pixels a side are one for the first."""
 MAJORITY, AROUND = 0.6, 4.0
 """Share of the picture that surely did not change; and the sigma, pixels, over which odds are averaged to choose it."""
 
@@ -119,75 +138,160 @@ def _found(edited: Tensor, source: Tensor, more: float, smallest: float, holes: 
     same = (edited == source).all(dim=0)
     if ratio < 1:
         size = [max(1, round(side * ratio)) for side in (height, width)]
-        edited, source = (
-            F.interpolate(t[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-            for t in (edited, source)
+        edited, source, same = (
+            F.interpolate(t[None].float(), size, mode="bilinear", antialias=True, align_corners=False)[0]
+            for t in (edited, source, same[None])
         )
-        same = F.interpolate(same[None, None].float(), size, mode="area")[0, 0] == 1
-    detail = _detail(source)
-
-    def estimated(unchanged: Tensor) -> tuple[Tensor, Tensor]:
-        odds = (_log_odds(edited, source, same, detail, unchanged) + more).clamp(-CERTAIN, CERTAIN)
-        return odds, _cut(odds)
-
-    likely = blur(_log_odds(edited, source, same, detail, torch.ones_like(source[0]))[None], AROUND)[0]
-    _, share = estimated((likely <= likely[::THINNED, ::THINNED].quantile(MAJORITY)).float())
-    odds, share = estimated((F.max_pool2d(share[None], 2 * CELL + 1, 1, CELL)[0] < 0.5).float())
-    found = _cleaned((share > 0.5).cpu().numpy(), odds.cpu().numpy(), smallest, holes)
-    found = torch.from_numpy(found).to(source.device)
+        same = same[0] > 0.999
+    found, odds = (t.cpu().numpy() for t in _likeliest(edited, source, same, more))
+    found = torch.from_numpy(_cleaned(found, odds, smallest, holes)).to(source.device)
     if ratio == 1:
         return found
     return F.interpolate(found[None, None].float(), (height, width), mode="bilinear", align_corners=False)[0, 0] > 0.5
 
 
-def _log_odds(edited: Tensor, source: Tensor, same: Tensor, detail: Tensor, unchanged: Tensor) -> Tensor:
-    """(h, w): the log odds of a change. `same` (h, w): where both are equal; `unchanged`: what tells of drift."""
-    difference = torch.where(same, 0, source - _without_drift(edited, source, unchanged))
-    odds = torch.full_like(source[0], BIAS)
-    for sigma, pool, weight in zip(BLURS, POOLS, WEIGHTS, strict=True):
-        odds += weight * _excess(difference, sigma, pool, detail, unchanged).clamp(LEAST, MOST)
-    return odds
+def _likeliest(edited: Tensor, source: Tensor, same: Tensor, more: float) -> tuple[Tensor, Tensor]:
+    """The mask (h, w) bool of a change, and the log odds (h, w) of each pixel. `same` (h, w): where both are equal."""
+    detail = detail_powers(source)
+    unchanged = torch.ones_like(source[0])
+    for majority in (True, False):
+        likely = blur(_log_odds(evidence(edited, source, same, detail, unchanged)[0])[None], AROUND)[0]
+        unchanged = (likely <= (likely[::THINNED, ::THINNED].quantile(MAJORITY) if majority else 0)).float()
+    unchanged = (F.max_pool2d(1 - unchanged[None], 2 * CELL + 1, 1, CELL)[0] < 0.5).float()
+    ratios, difference = evidence(edited, source, same, detail, unchanged)
+    odds = (_log_odds(ratios) + more).clamp(-CERTAIN, CERTAIN)
+    found = _enlarged(_cut(_cells(odds[None], HALF)[0], BORDER / HALF)[None], HALF, odds)[0] > 0.5
+    likeness, near = border_evidence(difference, found)
+    at_border = BORDER_WEIGHTS[0] * ratios[0] + BORDER_WEIGHTS[1] * likeness + BORDER_BIAS + more
+    return _cut(torch.where(near, at_border.clamp(-CERTAIN, CERTAIN), odds)) > 0.5, odds
 
 
-def _excess(difference: Tensor, sigma: float, pool: float, detail: Tensor, unchanged: Tensor) -> Tensor:
+def _log_odds(ratios: Tensor) -> Tensor:
+    """(h, w): the log odds of a change, of `evidence`."""
+    return torch.einsum("nhw,n->hw", ratios, ratios.new_tensor(WEIGHTS)) + BIAS
+
+
+def evidence(edited: Tensor, source: Tensor, same: Tensor, detail: Tensor, unchanged: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences without drift: (n, h, w), logarithms of how much stronger than noise each blur of them is; (3, h, w).
+
+    `same` (h, w): where both are equal; `unchanged` (h, w): what tells of drift and noise.
+    """
+    difference = source - _without_drift(edited, source, unchanged)
+    difference = torch.where(same, 0, _not_clipped(difference, edited))
+    widest = min(unchanged.shape) / PARTS
+    ratios = [_excess(difference, max(BLURS[0], min(sigma, widest)), detail, unchanged) for sigma in BLURS]
+    return torch.stack(ratios).clamp(LEAST, MOST), difference
+
+
+def border_evidence(difference: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """(h, w): how much likelier a difference (3, h, w) is inside than outside, as a logarithm; and where that tells.
+
+    `found` (h, w) bool is inside. It tells near its border, where enough of both sides is around.
+    """
+    inside, outside = (part.float()[None] for part in (found, ~found))
+    near = (F.max_pool2d(part, 2 * BAND + 1, 1, BAND)[0] > 0.5 for part in (inside, outside))
+    sharp = blur(difference, SHARP)
+    sides = ((outside, SETTLED), (inside, APART))
+    settled = [1 - F.max_pool2d(other, 2 * pixels + 1, 1, pixels) for other, pixels in sides]
+    (inner, inner_share), (outer, outer_share) = (_log_density(sharp, side) for side in settled)
+    known = (inner_share > 0.02) & (outer_share > 0.02)
+    return (inner - outer).clamp(-LIKENESS, LIKENESS), known & next(near) & next(near)
+
+
+def _log_density(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(h, w): log density of values (3, h, w) in a normal distribution of those around; and the share those have.
+
+    `weight` (1, h, w): what counts of those around.
+    """
+    parts = LOCAL // 2
+    sums = torch.cat([values * weight, values.square() * weight, weight])
+    sums = _enlarged(blur(_cells(sums, parts), LOCAL / parts), parts, values)
+    mean, square = (sums[:-1] / sums[-1].clamp(min=1e-4)).chunk(2)
+    variance = (square - mean.square()).clamp(min=0) + 1e-4
+    distance = ((values - mean).square() / variance).clamp(max=30)
+    return -0.5 * (distance + variance.log()).sum(dim=0), sums[-1]
+
+
+def _excess(difference: Tensor, sigma: float, detail: Tensor, unchanged: Tensor) -> Tensor:
     """(h, w): the logarithm of how much stronger than noise a difference (3, h, w) is, blurred by `sigma`."""
-    coarse = blur(difference, sigma)
+    whole, parts = difference, max(1, round(sigma / FINEST))
+    difference, detail, (unchanged,) = (_cells(t, parts) for t in (difference, detail, unchanged[None]))
+    coarse = blur(difference, sigma / parts)
     white = torch.einsum("ij,jhw->ihw", _whitening(coarse, unchanged), coarse)
-    power = blur(white.square().sum(dim=0, keepdim=True), pool)[0]
-    causes = detail[[0, *(1 + i for i, finest in enumerate(BANDS) if finest >= sigma), -1]]
+    power = blur(white.square().sum(dim=0, keepdim=True), POOL)[0]
+    causes = detail[[0, *(1 + i for i, finest in enumerate(BANDS) if finest >= min(sigma, BANDS[-1])), -1]]
     expected = torch.einsum("n,nhw->hw", _noise(power, causes, unchanged), causes)
-    expected = expected + SPREAD * blur(power[None], 2 * max(sigma, 1.5))[0]
-    return ((power + LEVEL) / (expected + LEVEL)).log()
+    expected = expected + SPREAD * blur(power[None], 2 * sigma / parts)[0]
+    return _enlarged(((power + LEVEL) / (expected + LEVEL)).log()[None], parts, whole)[0]
 
 
 def _without_drift(edited: Tensor, source: Tensor, unchanged: Tensor) -> Tensor:
     """`edited` (3, h, w) with the colours and light that `source` has where `unchanged` (h, w)."""
-    weight = _cells(unchanged[None]).clamp(min=1e-3)
-    before, after = ((_cells(t * unchanged) / weight).flatten(1).T.double() for t in (source, edited))
-    places = _positions(weight.shape[-2], weight.shape[-1], after)
-    weight = weight.flatten().double()
-    features = torch.cat([places.flatten(1).T, after], dim=1)
-    ridge = torch.diag(torch.tensor(RIDGE, dtype=torch.float64, device=after.device)) * len(features)
-    residual, at = before - after, features.shape[1] - 3
-    now, scale = weight, DRIFT_SCALE
-    drift = torch.zeros(features.shape[1], 3, dtype=torch.float64, device=after.device)
+    weight = _cells(unchanged[None], CELL).clamp(min=1e-3)
+    before, after = (_cells(t * unchanged, CELL) / weight for t in (source, edited))
+    drift = _drift(*(t.cpu().double() for t in (before, after, weight[0]))).to(edited)
+    return edited + torch.einsum("nhw,nc->chw", _features(edited), drift)
+
+
+def _drift(before: Tensor, after: Tensor, weight: Tensor) -> Tensor:
+    """(9, 3): how much of each feature `after` (3, h, w) lacks, fitted with `weight` (h, w)."""
+    features, after = _features(after).flatten(1).T, after.flatten(1)
+    residual, starts = before.flatten(1) - after, _starts(before - after.view_as(before))
+    weight = weight.flatten() / weight.sum()
+    products = (features[:, :, None] * features[:, None]).flatten(1)
+    ridge = torch.tensor(RIDGE, dtype=weight.dtype)
+    drifts, scale = F.pad(starts[:, None], (0, 0, 0, len(ridge) - 1)), DRIFT_SCALE
+
+    def predicted() -> tuple[Tensor, Tensor, Tensor]:
+        """Of each start (S, n, 3): what it adds, and what that leaves; and (S, n), how large that is."""
+        drift = features @ drifts
+        left = _not_clipped((residual.T - drift).mT[..., None], after[..., None])[..., 0].mT
+        return drift, left, left.square().sum(dim=2) / scale**2
+
     for _ in range(DRIFT_STEPS):
-        gram, moment = features.T @ (features * now[:, None]) + ridge, features.T @ (residual * now[:, None])
-        drift = torch.linalg.solve(gram, moment)
-        size = float(torch.linalg.matrix_norm(drift[at:], 2))
-        if size > COLOUR_LIMIT:
-            colour = drift[at:] * (COLOUR_LIMIT / size)
-            drift = torch.cat([torch.linalg.solve(gram[:at, :at], moment[:at] - gram[:at, at:] @ colour), colour])
-        error = (residual - features @ drift).square().sum(dim=1)
-        scale = max(0.6 * scale, 3 * float(error[weight >= weight.median()].quantile(0.4).sqrt()) + DRIFT_FLOOR)
-        now = weight / (1 + error / scale**2) ** 2
-    everywhere = torch.cat([_positions(source.shape[-2], source.shape[-1], edited), edited])
-    return edited + torch.einsum("nhw,nc->chw", everywhere, drift.to(edited))
+        drift, left, error = predicted()
+        now = weight / (1 + error) ** 2
+        gram = (now @ products).unflatten(1, (len(ridge), len(ridge))) + torch.diag(ridge)
+        drifts = torch.linalg.solve(gram, features.T @ (now[..., None] * (drift + left)))
+        scale = max(DRIFT_FLOOR, DRIFT_FALL * scale)
+    error = predicted()[-1]
+    misfit = (weight * error / (1 + error)).sum(dim=1)
+    return drifts[(misfit + (ridge[:, None] * drifts.square()).sum(dim=(1, 2)) / scale**2).argmin()]
 
 
-def _cells(values: Tensor) -> Tensor:
-    """(C, h, w) to means over cells."""
-    return F.avg_pool2d(values[None], CELL, ceil_mode=True, count_include_pad=False)[0]
+def _starts(residual: Tensor) -> Tensor:
+    """(S, 3): medians of the parts of a grid over (3, h, w)."""
+    h, w = residual.shape[-2:]
+    rows, columns = (min(START_PARTS, n) for n in (h, w))
+    parts = []
+    for i in range(rows):
+        for j in range(columns):
+            part = residual[:, i * h // rows : (i + 1) * h // rows, j * w // columns : (j + 1) * w // columns]
+            parts.append(part.flatten(1).median(dim=1).values)
+    return torch.stack(parts)
+
+
+def _not_clipped(difference: Tensor, edited: Tensor) -> Tensor:
+    """`difference` (..., 3, h, w), the source's from an edit's, 0 where clipping the edit explains it."""
+    lighter, darker = edited >= CLIPPED, edited <= -CLIPPED
+    return torch.where(lighter, difference.clamp(max=0), torch.where(darker, difference.clamp(min=0), difference))
+
+
+def _cells(values: Tensor, cell: int) -> Tensor:
+    """(C, h, w) to means over cells of that many pixels a side."""
+    return values if cell == 1 else F.avg_pool2d(values[None], cell, ceil_mode=True, count_include_pad=False)[0]
+
+
+def _enlarged(cells: Tensor, cell: int, like: Tensor) -> Tensor:
+    """(C, …, …) of cells to the (C, h, w) that `like` (…, h, w) has."""
+    if cell > 1:
+        cells = F.interpolate(cells[None], scale_factor=cell, mode="bilinear", align_corners=False)[0]
+    return cells[..., : like.shape[-2], : like.shape[-1]]
+
+
+def _features(picture: Tensor) -> Tensor:
+    """(9, h, w): what drift depends on: position and colours of (3, h, w)."""
+    return torch.cat([_positions(picture.shape[-2], picture.shape[-1], picture), picture])
 
 
 def _positions(height: int, width: int, like: Tensor) -> Tensor:
@@ -197,7 +301,7 @@ def _positions(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
 
 
-def _detail(source: Tensor) -> Tensor:
+def detail_powers(source: Tensor) -> Tensor:
     """What noise grows with, (n + 2, h, w): a constant, the power of the source's n bands there, and its saturation."""
     coarse = [blur(source, sigma) for sigma in BANDS]
     bands = [a - b for a, b in zip([source, *coarse[:-1]], coarse, strict=True)]
@@ -209,16 +313,16 @@ def _detail(source: Tensor) -> Tensor:
 
 def _whitening(difference: Tensor, unchanged: Tensor) -> Tensor:
     """(3, 3), by which colours that err much weigh less."""
-    values = difference[:, ::THINNED, ::THINNED].flatten(1).T
-    weight = unchanged[::THINNED, ::THINNED].flatten() + 1e-6
-    eye = torch.eye(3, device=values.device)
+    values = difference[:, ::THINNED, ::THINNED].flatten(1).T.cpu().double()
+    weight = unchanged[::THINNED, ::THINNED].flatten().cpu().double() + 1e-6
+    eye = torch.eye(3, dtype=values.dtype)
     spread = eye
     for _ in range(6):
         distance = ((values @ torch.linalg.inv(spread)) * values).sum(dim=1).clamp(min=1e-10)
         spread = (values.T * (weight / distance)) @ values
         spread = spread / spread.trace().clamp(min=1e-12) + 0.007 * eye
         spread = spread * (3 / spread.trace())
-    return torch.linalg.inv(torch.linalg.cholesky(spread))
+    return torch.linalg.inv(torch.linalg.cholesky(spread)).to(difference)
 
 
 def _noise(power: Tensor, causes: Tensor, unchanged: Tensor) -> Tensor:
@@ -237,15 +341,15 @@ def _noise(power: Tensor, causes: Tensor, unchanged: Tensor) -> Tensor:
     return factors
 
 
-def _cut(odds: Tensor) -> Tensor:
-    """(h, w) in [0, 1], nearly 0 or 1: the mask with the largest sum of `odds`, less BORDER a pixel of its border."""
+def _cut(odds: Tensor, border: float = BORDER) -> Tensor:
+    """(h, w) in [0, 1], nearly 0 or 1: the mask with the largest sum of `odds`, less `border` a pixel of its border."""
     step = 1 / math.sqrt(8)
     share = torch.sigmoid(odds)
     ahead, right, down = share, torch.zeros_like(odds), torch.zeros_like(odds)
     for _ in range(CUTS):
         right[:, :-1] += step * (ahead[:, 1:] - ahead[:, :-1])
         down[:-1] += step * (ahead[1:] - ahead[:-1])
-        longer = (torch.hypot(right, down) / BORDER).clamp(min=1)
+        longer = (torch.hypot(right, down) / border).clamp(min=1)
         right /= longer
         down /= longer
         divergence = right + down
@@ -281,7 +385,7 @@ def regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     run = np.cumsum(edges == 1).reshape(edges.shape)[:, :-1] * mask
     above, below = run[:-1], run[1:]
     both = (above > 0) & (below > 0)
-    pairs = np.unique(np.stack([above[both], below[both]]), axis=1) if both.any() else np.zeros((2, 0), int)
+    pairs = np.divmod(np.unique(above[both].astype(np.int64) * (len(row) + 1) + below[both]), len(row) + 1)
     parent = np.arange(len(row) + 1)
     while True:
         least = np.minimum(parent[pairs[0]], parent[pairs[1]])

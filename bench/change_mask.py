@@ -8,6 +8,11 @@ removed and painted over by OpenCV (Telea). Intersection over union with the tru
 0. "missed": the share of the true mask that is left out even when grown as by default. "nothing changed": the share
 that is found where only drift, motion and VAE were. Intervals of 95 % are over the photos. `--panel` draws the cases:
 source, edited, true mask, found mask.
+
+    python bench/change_mask.py --fit --images TRAINING_PHOTOS --cases 26 --seed 1
+
+fits asymvq.change's weights to such cases: logistic regression, each case counted alike, what is changed in truth and
+its surroundings left out of what drift and noise are learnt from.
 """
 
 from __future__ import annotations
@@ -29,10 +34,12 @@ from torch import Tensor
 
 import asymvq
 from asymvq.align import blur
-from asymvq.change import GROW
+from asymvq.change import CELL, GROW, border_evidence, detail_powers, evidence
 from asymvq.intervals import interval
 from asymvq.masks import grow_mask
 
+BULGE, THINNED = 4, 3
+"""Pixels by which a mask that is first found is too large; and every so many, in rows and columns, are fitted to."""
 KINDS = ("other content", "soft edge", "object added", "colours changed", "object removed")
 
 
@@ -97,6 +104,43 @@ def overlap(found: Tensor, true: Tensor) -> float:
 
 
 @torch.inference_mode()
+def fit_case(vae: asymvq.AsymmetricAutoencoder, first: Path, second: Path, case: int, seed: int) -> list[Tensor]:
+    """(n, 5) each, of pixels of the whole picture and of those near the edit's border: evidence, 1, and the truth.
+
+    A border has no third evidence; it is 0 there.
+    """
+    rng = np.random.default_rng([seed, case])
+    pair = aligning.Pair.read(first, second, vae.factor)
+    before, after, mask = changed(KINDS[case % len(KINDS)], pair, rng)
+    edit = aligning.Edit.draw(pair.size, case, rng)
+    source = pair.inner(before)
+    edited = asymvq.align(edit.apply(after, pair, vae, rng), source).picture[0]
+    unchanged = 1 - (grow_mask(mask, CELL)[0, 0] > 0.01).float()
+    source, same = source[0], (edited == source[0]).all(dim=0)
+    ratios, difference = evidence(edited, source, same, detail_powers(source), unchanged)
+    likeness, near = border_evidence(difference, grow_mask((mask > 0.5).float(), BULGE)[0, 0] > 0.5)
+    certain, of_all = (mask[0, 0] < 0.02) | (mask[0, 0] > 0.98), torch.ones_like(ratios[0])
+    zero, true = torch.zeros_like(of_all), (mask[0, 0] > 0.5).float()
+    samples = []
+    for parts, where in (((*ratios, of_all), certain), ((ratios[0], likeness, zero, of_all), certain & near)):
+        thin = (slice(None, None, THINNED), slice(None, None, THINNED))
+        samples.append(torch.stack([*parts, true], dim=-1)[thin][where[thin]].double())
+    return samples
+
+
+def fitted(cases: Sequence[Tensor]) -> list[float]:
+    """The weights of logistic regression by Newton's method, of (n, 5) as of `fit_case`."""
+    values, true = torch.cat(list(cases)).split([4, 1], dim=1)
+    share = torch.cat([torch.full((len(part), 1), 1 / len(part) / len(cases)) for part in cases]).double()
+    weights = torch.zeros(4, 1, dtype=torch.float64)
+    for _ in range(30):
+        chance = torch.sigmoid(values @ weights)
+        curvature = (values * (share * chance * (1 - chance))).T @ values + 1e-9 * torch.eye(4)
+        weights = weights - torch.linalg.solve(curvature, values.T @ (share * (chance - true)))
+    return [round(float(weight), 2) for weight in weights]
+
+
+@torch.inference_mode()
 def run_case(
     vae: asymvq.AsymmetricAutoencoder, first: Path, second: Path, case: int, seed: int, panel: Path | None
 ) -> dict[str, str | float]:
@@ -135,11 +179,18 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=aligning.DEMO)
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fit", action="store_true", help="print asymvq.change's weights, fitted to the cases")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--panel", type=Path, help="folder for pictures of the cases")
     args = parser.parse_args()
     paths = aligning.photos(args.images, args.names)
     vae = asymvq.load(args.vae, dtype=torch.float32)
+    if args.fit:
+        cases = [fit_case(vae, *aligning.two_of(paths, case), case, args.seed) for case in range(args.cases)]
+        whole, border = (fitted([part for part in parts if len(part)]) for parts in zip(*cases, strict=True))
+        print(f"WEIGHTS, BIAS = {tuple(whole[:3])}, {whole[3]}")
+        print(f"BORDER_WEIGHTS, BORDER_BIAS = {tuple(border[:2])}, {border[3]}")
+        return
     rows = []
     for case in range(args.cases):
         rows.append(run_case(vae, *aligning.two_of(paths, case), case, args.seed, args.panel))

@@ -66,6 +66,32 @@ def test_a_large_recoloured_part_does_not_pass_for_drift_or_noise(source, order,
     assert overlap(change_mask(edited, source, **EXACT), mask) > 0.9
 
 
+@pytest.mark.parametrize("content", [lambda s: texture(192, 256, 1), recoloured])
+def test_its_border_is_exact(source, mask, content):
+    edited = torch.lerp(source, content(source), mask).clamp(-1, 1) * 0.92 + DRIFT
+    found = change_mask(edited, source, **EXACT)
+    assert (found != mask).float().mean() < 0.01
+
+
+def test_a_recoloured_part_of_a_plain_one_does_not_pass_for_drift():
+    """That the plain part's colour became another explains most of the picture, but takes much drift."""
+    source = texture(192, 256, 0) * 0.5
+    plain = torch.tensor([0.0, 0.2, 0.6])[:, None, None]
+    source[..., :110, :] = plain + 0.1 * source[..., :110, :]
+    mask = torch.zeros(1, 1, 192, 256)
+    mask[..., :100, 20:170] = 1
+    edited = round_trip(torch.lerp(source, recoloured(source), mask).clamp(-1, 1))
+    assert overlap(change_mask(edited, source, **EXACT), mask) > 0.9
+
+
+def test_what_drift_clips_is_no_change(source):
+    light = source.clone()
+    light[..., 20:60, 100:200] = 0.97
+    light[..., 120:160, 30:130] = -0.97
+    edited = (light * 1.12 + 0.08).clamp(-1, 1)
+    assert not change_mask(edited, light).any()
+
+
 def test_drift_and_a_round_trip_are_no_change(source):
     assert not change_mask(round_trip(source), source).any()
     assert not change_mask(source, source).any()

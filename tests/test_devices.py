@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from test_align import texture
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -117,3 +118,29 @@ def test_striped_normalisation_in_one_type_is_as_good(dtype, make_vae, monkeypat
         decoded = lean.decode(half, latent.to(dtype), image=image.to(dtype), mask=mask.to(dtype))
         errors.append((decoded.float() - exact).square().mean())
     assert errors[1] <= 1.1 * errors[0]
+
+
+def test_alignment_and_change_compute_in_float64_on_the_cpu_alone(monkeypatch):
+    """Apple's GPUs have no float64: what is converted to it must have been brought to the CPU just before."""
+    to_cpu, to_double = torch.Tensor.cpu, torch.Tensor.double
+    brought = []
+
+    def cpu(self):
+        brought.append(to_cpu(self))
+        return brought[-1]
+
+    def double(self):
+        assert any(self is tensor for tensor in brought), "converted to float64 where it was"
+        return to_double(self)
+
+    source, other = texture(96, 128, 0), texture(96, 128, 1)
+    edited = source * 0.9 + 0.05
+    edited[..., 20:60, 30:80] = other[..., 20:60, 30:80]
+    edited = edited.roll(2, dims=-1)
+    expected = asymvq.align(edited, source).picture
+    mask = asymvq.change_mask(expected, source)
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(torch.Tensor, "double", double)
+    assert torch.equal(asymvq.align(edited, source).picture, expected)
+    assert torch.equal(asymvq.change_mask(expected, source), mask)
+    assert mask.any()
