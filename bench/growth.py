@@ -5,7 +5,8 @@
                                                   of diffusers' AsymmetricAutoencoderKL with the same weights
     python bench/growth.py mask [--plot FILE]     time over the mask's share of a picture of 1024²
     python bench/growth.py huge                   8192² with a mask of 512²: time and peak memory
-    python bench/growth.py frames                 1, 8 and 64 frames of 512², decoded in full: peak memory
+    python bench/growth.py frames                 1, 8 and 64 frames of 512², decoded in full: peak memory; with
+                                                  --harmonise 1 harmonised too, as one video
 
 Random latents and pictures, a square mask in the middle, the bundled VAE or another. Pictures stay in main memory; the
 network is on --device. Times are medians of calls that take turns, after one that does not count. Memory is what a
@@ -53,9 +54,9 @@ def inputs(vae: asymvq.AsymmetricAutoencoder, size: int, side: int, frames: int 
 def decoder(
     vae: asymvq.AsymmetricAutoencoder, size: int, side: int, region: str, frames: int = 1, harmonise: float = 0.0
 ) -> Callable[[], Tensor]:
-    """A decode of `frames` pictures of size² with one mask of side²."""
+    """A decode of one video of `frames` pictures of size² with one mask of side²."""
     latent, image, mask = inputs(vae, size, side, frames)
-    return lambda: asymvq.decode(vae, latent, image=image, mask=mask, region=region, harmonise=harmonise)
+    return lambda: asymvq.decode(vae, latent, image=image, mask=mask, region=region, harmonise=harmonise, frames=frames)
 
 
 def diffusers_decoder(vae: asymvq.AsymmetricAutoencoder, size: int, side: int) -> Callable[[], Tensor]:
