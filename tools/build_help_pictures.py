@@ -1,19 +1,20 @@
 """Makes the pictures of the help pages in `web/docs`.
 
-    python tools/build_help_pictures.py http://127.0.0.1:8188
+    python tools/build_help_pictures.py results trained
+    python tools/build_help_pictures.py graphs --url http://127.0.0.1:8188
 
-Takes the address of a running ComfyUI with this pack and (empty) files of the names in GRAPHS, for pictures of graphs
-as its frontend draws them; Chromium and Playwright have to be installed. The others are made from the bundled pictures
-and the bundled VAE, two of them by a short training: again after another `demo.safetensors`.
+`results` are what the nodes give for the bundled pictures with the bundled VAE, and `trained` a short training of it:
+again after another `demo.safetensors`. `graphs` are drawn by the frontend of a running ComfyUI with this pack and
+(empty) files of the names in GRAPHS; Chromium and Playwright have to be installed.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import math
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -263,10 +264,16 @@ MEASURE = """() => {
 
 
 def main() -> None:
-    for name, picture in {**results(), **trained(), **graphs(sys.argv[1])}.items():
-        picture.thumbnail((1280, 1280), Image.Resampling.LANCZOS)
-        picture.save(PAGES / f"{name}.jpg", quality=86, optimize=True)
-        print(f"{name}.jpg: {picture.width} × {picture.height}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = {"results": results, "trained": trained, "graphs": lambda: graphs(args.url)}
+    parser.add_argument("kinds", nargs="+", choices=kinds)
+    parser.add_argument("--url", default="http://127.0.0.1:8188", help="of a running ComfyUI, for graphs")
+    args = parser.parse_args()
+    for kind in args.kinds:
+        for name, picture in kinds[kind]().items():
+            picture.thumbnail((1280, 1280), Image.Resampling.LANCZOS)
+            picture.save(PAGES / f"{name}.jpg", quality=86, optimize=True)
+            print(f"{name}.jpg: {picture.width} × {picture.height}", flush=True)
 
 
 if __name__ == "__main__":
