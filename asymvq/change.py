@@ -21,7 +21,7 @@ unchanged part says of both is taken off:
 1 and 2 are told three times what did not change: all of the picture; the larger part of it, with the least odds then
 (least trimmed squares, Rousseeuw 1984: a large edit spoils what is learnt from all); and what is unlikely by that.
 
-All weights are those of logistic regression over training photos with known edits: `bench/change_mask.py --fit`.
+Weights are those of logistic regression over training photos with known edits, as `bench/change_mask.py --fit` does it.
 """
 
 from __future__ import annotations
