@@ -1,10 +1,10 @@
 """The paper's question on a small scale: what do larger decoders bring, with the same steps and in the same time?
 
     python bench/sizes.py --train PHOTOS --test PHOTOS... --out DIR [--steps 400] [--masks 2]
+        [--presets base 1.5x 2x 3x+3]
 
-Takes the bundled VAE without its condition as the stock VAE and trains decoders of four sizes with an affine condition,
-all with one recipe:
-for the same steps, and for as many as take the processor time of the smallest one's. A table of ratios of
+Takes the bundled VAE without its condition as the stock VAE and trains decoders of these sizes with an affine condition,
+all with one recipe: for the same steps, and for as many as take the processor time of the first one's. A table of ratios of
 squared errors, conditional decode to the stock VAE's plain one, both harmonised, as bench/condition.py has them;
 "detail": energy of fine detail in the mask, over the truth's. Writes the loss on held-out pictures as curves too.
 """
@@ -32,7 +32,6 @@ from asymvq.training.loop import Training
 from asymvq.training.plot import draw_losses
 from asymvq.training.recipe import RECIPES, Recipe
 
-PRESETS = ("base", "1.5x", "2x", "3x+3")
 CONDITION = 32
 """Channels of its maps, for all sizes."""
 DRIFTS = ("own", "varying")
@@ -106,18 +105,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--masks", type=int, default=2, help="a picture")
+    parser.add_argument("--presets", nargs="+", default=["base", "1.5x", "2x", "3x+3"], metavar="SIZE")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
     stock, recipe = stock_vae(), dataclasses.replace(RECIPE, steps=args.steps)
     pictures = Pictures.from_folder(args.train, crop=recipe.crop, crop_scale=recipe.crop_scale)
     runs = {
-        preset: train(preset, stock, pictures, recipe, args.out / f"{preset}_steps.safetensors") for preset in PRESETS
+        preset: train(preset, stock, pictures, recipe, args.out / f"{preset}_steps.safetensors")
+        for preset in args.presets
     }
-    for preset in PRESETS[1:]:
-        steps = max(1, round(args.steps * runs[PRESETS[0]].seconds / runs[preset].seconds))
+    for preset in args.presets[1:]:
+        steps = max(1, round(args.steps * runs[args.presets[0]].seconds / runs[preset].seconds))
         shorter = dataclasses.replace(recipe, steps=steps)
-        name = f"{preset}, base's time"
+        name = f"{preset}, {args.presets[0]}'s time"
         runs[name] = train(preset, stock, pictures, shorter, args.out / f"{preset}_seconds.safetensors")
     cells = measured(stock, runs, args.test, args.masks)
 
@@ -129,7 +130,7 @@ def main() -> None:
         held_out = next(value for value in reversed(run.curve) if math.isfinite(value))
         row = [name, f"{count:.1f} M", str(run.steps), f"{run.seconds:.0f} s", f"{held_out:.5f}", *cells[name]]
         print(f"| {' | '.join(row)} |")
-    curves = {preset: runs[preset].curve for preset in PRESETS}
+    curves = {preset: runs[preset].curve for preset in args.presets}
     draw_losses(curves, title="Loss on held-out photos, by size").save(args.out / "sizes.png")
     (args.out / "sizes.json").write_text(json.dumps({name: (run.seconds, run.curve) for name, run in runs.items()}))
 
