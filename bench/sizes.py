@@ -3,10 +3,11 @@
     python bench/sizes.py --train PHOTOS --test PHOTOS... --out DIR [--steps 400] [--masks 2]
         [--presets base 1.5x 2x 3x+3]
 
-Takes the bundled VAE without its condition as the stock VAE and trains decoders of these sizes with an affine condition,
-all with one recipe: for the same steps, and for as many as take the processor time of the first one's. A table of ratios of
-squared errors, conditional decode to the stock VAE's plain one, both harmonised, as bench/condition.py has them;
-"detail": energy of fine detail in the mask, over the truth's. Writes the loss on held-out pictures as curves too.
+Takes the bundled VAE without its condition as the stock VAE and trains decoders of these sizes with an affine
+condition, all with one recipe: for the same steps, and for as many as take the processor time of the first one's. A
+table of ratios of squared errors, conditional decode to the stock VAE's plain one, both harmonised, as
+bench/condition.py has them; "detail": energy of fine detail in the mask, over the truth's. Writes the loss on held-out
+pictures as curves too.
 """
 
 from __future__ import annotations
