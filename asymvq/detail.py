@@ -14,8 +14,8 @@ from torch import Tensor
 
 DETAIL = 0.5
 """Latent cells: what is finer in a conditional decode is its own."""
-BALANCING_STEPS = 7
-"""Each leaves 0.4 of the error."""
+BALANCING_STEPS = 3
+"""After which pixels gather 0.5 % too much or too little on average, and at most 4 %."""
 
 
 def errors_of(plain: Tensor, *, image: Tensor, mask: Tensor, harmonised: Tensor | None = None) -> Tensor:
@@ -51,9 +51,9 @@ def low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
     """(3, h, w) blurred over the pixels `inside` (h, w) alone, of use there; `sigma` in pixels.
 
     Each pixel takes as much from its neighbours as it gives them, so that the sum inside stays the same, and with it
-    the mean colour. For that the kernel is scaled on both sides by one factor a pixel (Knight, Ruiz and Uçar, "A
-    symmetry preserving algorithm for matrix scaling", SIAM Journal on Matrix Analysis 35, 2014; here by fixed-point
-    steps, to 1e-3).
+    the mean colour; and what is constant stays as it is. For that the kernel is scaled on both sides by one factor a
+    pixel (Knight, Ruiz and Uçar, "A symmetry preserving algorithm for matrix scaling", SIAM Journal on Matrix Analysis
+    35, 2014; here by fixed-point steps), and the little that a pixel then gathers too much or too little is its own.
     """
     reach = max(1, math.ceil(3 * sigma))
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=picture.device) / sigma) ** 2)
@@ -65,7 +65,8 @@ def low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
         return values[:, 0]
 
     inside = inside[None]
-    scale = inside.to(picture)
+    picture, scale = torch.where(inside, picture, 0), inside.to(picture)
     for _ in range(BALANCING_STEPS):
         scale = torch.where(inside, (scale / blurred(scale).clamp(min=1e-6)).sqrt(), 0)
-    return scale * blurred(scale * torch.where(inside, picture, 0))
+    *smooth, gathered = scale * blurred(scale * torch.cat([picture, inside.to(picture)]))
+    return torch.stack(smooth) + (1 - gathered) * picture
