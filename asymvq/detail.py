@@ -2,6 +2,9 @@
 
 Colours and light of edited pixels are the plain decode's, or what harmonising makes of it; what is finer is the
 conditional decode's. So the condition cannot take part in what drifts, which it would correct a second time.
+
+What learns by squared errors blurs what it is not sure of. So where a conditional decode has less fine detail than the
+plain one, its own is made as strong: it can move texture and correct it, but not leave it out.
 """
 
 from __future__ import annotations
@@ -14,6 +17,15 @@ from torch import Tensor
 
 DETAIL = 0.5
 """Latent cells: what is finer in a conditional decode is its own."""
+FINE = 1.5
+"""Pixels: what is finer is texture, whose energy is kept."""
+WINDOW = 8.0
+"""Pixels: the standard deviation of the window in which energies are compared."""
+MADE_UP = 1.2
+"""Of the energy that texture lacks. What is above 1 makes up for a mask's edge, whose windows see the inside too."""
+STRONGEST = 2.0
+"""What texture is multiplied by at most."""
+TINY = 1e-8
 BALANCING_STEPS = 3
 """After which pixels gather 0.5 % too much or too little on average, and at most 4 %."""
 
@@ -35,16 +47,38 @@ def with_detail_of(
 ) -> Tensor:
     """Edited pixels of the conditional decode with colours and light of `harmonised`, kept ones of the plain decode.
 
-    Gradients flow through `conditional`. Arguments as `errors_of`; (B, 3, H, W) float32.
+    Around no edited pixel is there less energy of fine detail than in the plain decode, if a factor of up to STRONGEST
+    can make up for it. Gradients flow through `conditional`. Arguments as `errors_of`; (B, 3, H, W) float32.
 
     Args:
         factor: pixels a latent cell.
     """
     base = (plain if harmonised is None else harmonised).float()
-    change = conditional.float() - plain.float()
-    inside = mask[:, 0] > 0
+    conditional, plain, inside = conditional.float(), plain.float(), mask[:, 0] > 0
+    change = torch.stack(
+        [c - p + _missing_texture(c, p, i) for c, p, i in zip(conditional, plain, inside, strict=True)]
+    )
     smooth = torch.stack([low_pass(*one, factor * DETAIL) for one in zip(change, inside, strict=True)])
-    return torch.where(mask > 0, base + change - smooth, plain.float())
+    return torch.where(mask > 0, base + change - smooth, plain)
+
+
+def _missing_texture(picture: Tensor, reference: Tensor, inside: Tensor) -> Tensor:
+    """What to add to `picture` (3, h, w) so that its texture has the energy of the reference's, where it has less."""
+
+    def texture(values: Tensor) -> Tensor:
+        return values - low_pass(values, inside, FINE)
+
+    def around(product: Tensor) -> Tensor:
+        # sums over the same window, so that only their ratios tell
+        return _blurred((product.sum(dim=0) * inside)[None], WINDOW)[0]
+
+    own, wanted = texture(picture), texture(reference)
+    added = texture(own)  # is what a multiple of `own` adds
+    # |own + x added|² = |own|² + lacking, a quadratic equation in x
+    square, cross = around(added.square()), around(own * added)
+    lacking = MADE_UP * (around(wanted.square()) - around(own.square())).clamp(min=0)
+    factor = lacking / (cross + (cross.square() + square * lacking + TINY).sqrt() + TINY)
+    return factor.clamp(max=STRONGEST - 1) * own
 
 
 def low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
@@ -55,18 +89,19 @@ def low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
     pixel (Knight, Ruiz and Uçar, "A symmetry preserving algorithm for matrix scaling", SIAM Journal on Matrix Analysis
     35, 2014; here by fixed-point steps), and the little that a pixel then gathers too much or too little is its own.
     """
-    reach = max(1, math.ceil(3 * sigma))
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=picture.device) / sigma) ** 2)
-
-    def blurred(values: Tensor) -> Tensor:
-        values = values[:, None]
-        for kernel, padding in ((taps[:, None], (reach, 0)), (taps[None], (0, reach))):
-            values = F.conv2d(values, kernel[None, None], padding=padding)
-        return values[:, 0]
-
     inside = inside[None]
     picture, scale = torch.where(inside, picture, 0), inside.to(picture)
     for _ in range(BALANCING_STEPS):
-        scale = torch.where(inside, (scale / blurred(scale).clamp(min=1e-6)).sqrt(), 0)
-    *smooth, gathered = scale * blurred(scale * torch.cat([picture, inside.to(picture)]))
+        scale = torch.where(inside, (scale / _blurred(scale, sigma).clamp(min=1e-6)).sqrt(), 0)
+    *smooth, gathered = scale * _blurred(scale * torch.cat([picture, inside.to(picture)]), sigma)
     return torch.stack(smooth) + (1 - gathered) * picture
+
+
+def _blurred(values: Tensor, sigma: float) -> Tensor:
+    """(C, h, w) after a Gaussian that is 1 in its middle, zeros around the picture."""
+    reach = max(1, math.ceil(3 * sigma))
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=values.device) / sigma) ** 2)
+    values = values[:, None]
+    for kernel, padding in ((taps[:, None], (reach, 0)), (taps[None], (0, reach))):
+        values = F.conv2d(values, kernel[None, None], padding=padding)
+    return values[:, 0]

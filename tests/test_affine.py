@@ -17,7 +17,7 @@ from asymvq.checkpoint import CheckpointError
 from asymvq.checkpoint.native import CONFIG_KEY, from_native, to_native
 from asymvq.cli import main
 from asymvq.config import ConditionConfig, ConditionKind, MaskReduction
-from asymvq.detail import with_detail_of
+from asymvq.detail import low_pass, with_detail_of
 from asymvq.grow import grow, grown_config
 
 AFFINE = ConditionConfig.affine(16)
@@ -240,6 +240,36 @@ def test_the_mean_colour_is_the_harmonised_one(blob_mask):
     change = (detailed - plain)[edited].unflatten(0, (3, -1))
     torch.testing.assert_close(change.mean(dim=1), torch.full((3,), -0.2), atol=1e-5, rtol=0)
     assert change.std(dim=1).min() > 0.2
+
+
+def test_texture_is_not_left_out(blob_mask):
+    """A conditional decode that blurs gets the energy of the plain one's fine detail back, in the place it gives it."""
+    mask, generator = blob_mask(96, 96), torch.Generator().manual_seed(0)
+    plain, other = torch.randn(2, 1, 3, 96, 96, generator=generator)
+    blurred = (0.6 * (0.5**0.5) * (plain + other)).requires_grad_()
+    detailed = with_detail_of(blurred, plain, mask=mask, factor=8)
+    detailed.square().mean().backward()
+    assert blurred.grad.isfinite().all()
+    edited = mask[0, 0] > 0
+    energy = {name: fine_detail(x.detach())[0][:, edited].mean().item() for name, x in
+              {"plain": plain, "blurred": blurred, "detailed": detailed}.items()}  # fmt: skip
+    assert energy["blurred"] < 0.5 * energy["plain"]
+    assert 1 <= energy["detailed"] / energy["plain"] < 1.1
+    told = torch.corrcoef(torch.stack([x.detach()[0][:, edited].flatten() for x in (blurred, detailed)]))[0, 1]
+    assert told > 0.97
+    # what is as strong already stays as it is, and flat pictures are no trouble
+    assert torch.equal(with_detail_of(plain, plain, mask=mask, factor=8), plain)
+    flat = torch.zeros_like(plain).requires_grad_()
+    result = with_detail_of(flat, plain, mask=mask, factor=8)
+    result.sum().backward()
+    assert result.isfinite().all()
+    assert flat.grad.isfinite().all()
+
+
+def fine_detail(picture):
+    """(B, 3, H, W) energies of what is finer than a Gaussian of 1.5 pixels."""
+    smooth = torch.stack([low_pass(one, torch.ones(one.shape[1:], dtype=torch.bool), 1.5) for one in picture])
+    return (picture - smooth).square()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
