@@ -254,7 +254,7 @@ def test_texture_is_not_left_out(blob_mask):
     energy = {name: fine_detail(x.detach())[0][:, edited].mean().item() for name, x in
               {"plain": plain, "blurred": blurred, "detailed": detailed}.items()}  # fmt: skip
     assert energy["blurred"] < 0.5 * energy["plain"]
-    assert 1 <= energy["detailed"] / energy["plain"] < 1.1
+    assert 1 <= energy["detailed"] / energy["plain"] < 1.2
     told = torch.corrcoef(torch.stack([x.detach()[0][:, edited].flatten() for x in (blurred, detailed)]))[0, 1]
     assert told > 0.97
     # what is as strong already stays as it is, and flat pictures are no trouble
