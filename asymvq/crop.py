@@ -32,6 +32,16 @@ class Box:
     height: int
     width: int
 
+    @classmethod
+    def around(cls, pixels: Tensor) -> Box:
+        """The smallest that holds every True of (…, H, W) bool; an empty one where there is none."""
+        touched = pixels.reshape(-1, *pixels.shape[-2:]).any(dim=0)
+        lines = [torch.nonzero(touched.any(dim=dim)).flatten() for dim in (1, 0)]
+        first, sides = zip(
+            *((int(line[0]), int(line[-1] - line[0]) + 1) if len(line) else (0, 0) for line in lines), strict=True
+        )
+        return cls(*first, *sides)
+
     def of(self, tensor: Tensor) -> Tensor:
         """That part of (…, H, W), a view."""
         return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width]

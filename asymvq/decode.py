@@ -302,7 +302,7 @@ class _Work:
         if self.harmonises and self.conditioned:
             whole, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=False)
             # of a picture of which a part is decoded, no more is held than that
-            plain = [_box(w).of(p).clone() for p, w in zip(whole, _turns(witness, len(whole)), strict=True)]
+            plain = [Box.around(w).of(p).clone() for p, w in zip(whole, _turns(witness, len(whole)), strict=True)]
             del whole
         decoded, witness = self._decoded(latent, signed, plan, batch, counted, conditioned=self.conditioned)
         return _Part(latent, plan, source, signed, decoded, witness, plain)
@@ -311,7 +311,7 @@ class _Work:
         """What of each picture was decoded, to be harmonised in place."""
         assert part.signed is not None
         for i, seen in enumerate(_turns(part.witness, len(part.decoded))):
-            box, source = _box(seen), part.signed.slice(i, i + 1)
+            box, source = Box.around(seen), part.signed.slice(i, i + 1)
             image, mask = (box.of(source.crop(t)[0]) for t in (source.image, source.mask))
             yield Picture(
                 box.of(part.decoded[i]), image.to(part.decoded), edited(mask),
@@ -363,16 +363,6 @@ class _Work:
 def _turns(witness: Tensor, count: int) -> list[Tensor]:
     """(1, H, W) of each of `count` pictures, which take those of (B or 1, 1, H, W) in turn."""
     return [witness[i % len(witness)] for i in range(count)]
-
-
-def _box(witness: Tensor) -> Box:
-    """The box outside of which no pixel of `witness` (1, H, W) is one."""
-    sides: list[tuple[int, int]] = []
-    for dim in (-1, -2):
-        seen = torch.nonzero(witness[0].any(dim=dim)).flatten()
-        sides.append((int(seen[0]), int(seen[-1]) + 1 - int(seen[0])) if len(seen) else (0, 0))
-    (top, height), (left, width) = sides
-    return Box(top, left, height, width)
 
 
 class _Counter:

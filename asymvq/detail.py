@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .crop import Box
+
 DETAIL = 0.5
 """Latent cells: what is finer in a conditional decode is its own."""
 FINE = 1.5
@@ -54,12 +56,16 @@ def with_detail_of(
         factor: pixels a latent cell.
     """
     base = (plain if harmonised is None else harmonised).float()
-    conditional, plain, inside = conditional.float(), plain.float(), mask[:, 0] > 0
-    change = torch.stack(
-        [c - p + _missing_texture(c, p, i) for c, p, i in zip(conditional, plain, inside, strict=True)]
-    )
-    smooth = torch.stack([low_pass(*one, factor * DETAIL) for one in zip(change, inside, strict=True)])
-    return torch.where(mask > 0, base + change - smooth, plain)
+    result = plain.float().clone()
+    for i, inside in enumerate(mask[:, 0] > 0):
+        box = Box.around(inside)
+        if not box.height:
+            continue
+        own, reference, inside = (box.of(t) for t in (conditional[i].float(), plain[i].float(), inside))
+        change = own - reference + _missing_texture(own, reference, inside)
+        finer = change - low_pass(change, inside, factor * DETAIL)
+        box.of(result)[i] = torch.where(inside, box.of(base[i]) + finer, reference)
+    return result
 
 
 def _missing_texture(picture: Tensor, reference: Tensor, inside: Tensor) -> Tensor:
@@ -72,7 +78,7 @@ def _missing_texture(picture: Tensor, reference: Tensor, inside: Tensor) -> Tens
         # sums over the same window, so that only their ratios tell
         return _blurred((product.sum(dim=0) * inside)[None], WINDOW)[0]
 
-    own, wanted = texture(picture), texture(reference)
+    own, wanted = texture(torch.cat([picture, reference])).chunk(2)
     added = texture(own)  # is what a multiple of `own` adds
     # |own + x added|² = |own|² + lacking, a quadratic equation in x
     square, cross = around(added.square()), around(own * added)
@@ -82,7 +88,7 @@ def _missing_texture(picture: Tensor, reference: Tensor, inside: Tensor) -> Tens
 
 
 def low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
-    """(3, h, w) blurred over the pixels `inside` (h, w) alone, of use there; `sigma` in pixels.
+    """(C, h, w) blurred over the pixels `inside` (h, w) alone, of use there; `sigma` in pixels.
 
     Each pixel takes as much from its neighbours as it gives them, so that the sum inside stays the same, and with it
     the mean colour; and what is constant stays as it is. For that the kernel is scaled on both sides by one factor a
