@@ -20,6 +20,8 @@ from .masks import edited
 DATA_RANGE = 2.0
 """From -1 to 1."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+OUTLINE = 6
+"""Pixels: a mask that follows an object is seldom nearer to its outline."""
 
 
 class NothingToMeasureError(ValueError):
@@ -59,15 +61,18 @@ def seam_error(output: Tensor, source: Tensor, mask: Tensor) -> float:
     return _mean(torch.cat(squares), "has a border")
 
 
-def edge_step(output: Tensor, mask: Tensor, beside: int = 2) -> float:
-    """How many times as large the jumps across the mask's border are as those beside it; about 1 where no seam shows.
+def edge_step(output: Tensor, mask: Tensor, beside: int = 2, *, source: Tensor | None = None) -> float:
+    """How many times as large the jumps across the mask's border are as expected there; about 1 where no seam shows.
 
-    It needs no true picture: a mean of absolute differences of neighbours in a row or column, across the border and
-    `beside` pixels from it on either side. Half a level of 8 bits is added to both: flat areas have no jumps at all.
+    A jump is a mean of absolute differences of neighbours in a row or column. Expected are those `beside` pixels from
+    the border on either side. With a `source`, what its contrast at the border is more than anywhere is expected too,
+    as an outline that the mask follows is no seam: contrast is the difference of the means of `OUTLINE` pixels on
+    either side. A source of one colour in all that is edited was filled, and tells nothing. Half a level of 8 bits is
+    added to both: flat areas have no jumps.
     """
-    _check_sizes(output, output, mask)
+    _check_sizes(output, output if source is None else source, mask)
     inside = edited(mask).expand(output.shape[0], -1, -1, -1)
-    across, near = [], []
+    across, near, outline, anywhere = [], [], [], []
     for axis in (-2, -1):
         jumps = output.double().diff(dim=axis).abs().mean(1, keepdim=True)
         border = inside.diff(dim=axis)
@@ -77,9 +82,31 @@ def edge_step(output: Tensor, mask: Tensor, beside: int = 2) -> float:
             for here, there in ((0, beside), (beside, 0)):
                 at = border.narrow(axis, here, count) & ~border.narrow(axis, there, count)
                 near.append(jumps.narrow(axis, there, count).masked_select(at))
+        if source is not None and not _is_filled(source, inside):
+            contrast = _contrast(source.double(), axis)
+            outline.append(contrast.masked_select(border))
+            anywhere.append(contrast.flatten())
     half_a_level = DATA_RANGE / 255 / 2
     usual = _mean(torch.cat(near) if near else output.new_empty(0), "has a border, with pixels beside it")
+    if outline:
+        usual += max(0.0, (torch.cat(outline).mean() - torch.cat(anywhere).mean()).item())
     return (_mean(torch.cat(across), "has a border") + half_a_level) / (usual + half_a_level)
+
+
+def _is_filled(source: Tensor, inside: Tensor) -> bool:
+    pixels = source.movedim(1, -1)[inside[:, 0]]
+    return bool((pixels == pixels[:1]).all())
+
+
+def _contrast(source: Tensor, axis: int) -> Tensor:
+    """Of neighbours along `axis`: how the means differ of `OUTLINE` pixels on either side: (B, 1, H, W), one less."""
+    rows = source if axis == -1 else source.transpose(-2, -1)
+    padded = F.pad(rows, (OUTLINE - 1, OUTLINE - 1, 0, 0), mode="replicate")
+    means = F.avg_pool2d(padded, (1, OUTLINE), stride=1)
+    size = rows.shape[-1] - 1
+    difference = means.narrow(-1, OUTLINE, size) - means.narrow(-1, 0, size)
+    contrast = difference.abs().mean(1, keepdim=True)
+    return contrast if axis == -1 else contrast.transpose(-2, -1)
 
 
 def colour_error(output: Tensor, source: Tensor, mask: Tensor) -> float:

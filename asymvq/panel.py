@@ -131,19 +131,30 @@ def find_detail(
     lost = lost * (edge if truth else 1 - near_edited)
     if not lost.any():
         lost = edge
-    scores = F.avg_pool2d(lost, kernel_size=(box_height, box_width), stride=1)[0, 0]
+    scores = _box_sums(lost[0, 0], box_height, box_width)
     top, left = divmod(int(torch.argmax(scores)), scores.shape[1])
     return left, top, left + box_width, top + box_height
 
 
 def _grown(part: Tensor, pixels: int) -> Tensor:
-    return F.max_pool2d(part, kernel_size=2 * pixels + 1, stride=1, padding=pixels)
+    for size, padding in (((2 * pixels + 1, 1), (pixels, 0)), ((1, 2 * pixels + 1), (0, pixels))):
+        part = F.max_pool2d(part, size, stride=1, padding=padding)
+    return part
+
+
+def _box_sums(values: Tensor, height: int, width: int) -> Tensor:
+    """The sums over all boxes of this size in (H, W), from a table of sums: large boxes cost as much as small ones."""
+    table = F.pad(values.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    rows = table[height:] - table[:-height]
+    return rows[:, width:] - rows[:, :-width]
 
 
 def _texture(difference: Tensor) -> Tensor:
     """The energy of (3, H, W) without what changes slowly, such as a shift of colour: (1, 1, H, W)."""
     difference = difference.float()[None]
-    slow = F.avg_pool2d(difference, kernel_size=17, stride=1, padding=8, count_include_pad=False)
+    slow = difference
+    for size, padding in (((17, 1), (8, 0)), ((1, 17), (0, 8))):
+        slow = F.avg_pool2d(slow, size, stride=1, padding=padding, count_include_pad=False)
     return (difference - slow).square().mean(1, keepdim=True)
 
 

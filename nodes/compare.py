@@ -37,7 +37,7 @@ PASTED = {"pasted": Way.PASTE, "pasted + global colour fit": Way.FITTED, "pasted
 KEPT = ((-50, "as good as identical"), (-38, "slightly changed"), (math.inf, "changed"))
 """Words for a peak signal-to-noise ratio in dB, which is larger where less changed."""
 STEPS = ((1.3, "none"), (2.2, "small"), (4, "visible"), (math.inf, "strong"))
-"""Words for `asymvq.metrics.edge_step`. Photos themselves have 0.8 to 1.1 at any border; 1.3 is hard to find."""
+"""Words for `asymvq.metrics.edge_step`. Photos themselves have 0.7 to 1.1 at any border; 1.3 is hard to find."""
 
 
 class Compared(str, Enum):
@@ -182,7 +182,7 @@ class AsymVQCompare(io.ComfyNode):
         for i, values in enumerate(measured):
             host.throw_exception_if_processing_interrupted()
             decodes = [
-                _column(name, picture[i], masks[i], value, compared)
+                _column(name, picture[i], source[i], masks[i], value, compared)
                 for name, picture, value in zip(names, pictures, values, strict=True)
             ]
             drawn = draw_panel(source[i], masks[i], decodes, truth=compared is Compared.ALL, amplify=amplify)
@@ -222,11 +222,15 @@ def _matched(name: str, batch: Tensor, size: torch.Size, count: int) -> Tensor:
     return batch.expand(count, -1, -1, -1) if len(batch) == 1 else batch.repeat(count // len(batch), 1, 1, 1)
 
 
-def _column(name: str, picture: Tensor, mask: Tensor, values: dict[str, float], compared: Compared) -> Decoded:
-    return Decoded(name, picture, findings=tuple(_findings(picture, mask, values, compared)))
+def _column(
+    name: str, picture: Tensor, source: Tensor, mask: Tensor, values: dict[str, float], compared: Compared
+) -> Decoded:
+    return Decoded(name, picture, findings=tuple(_findings(picture, source, mask, values, compared)))
 
 
-def _findings(picture: Tensor, mask: Tensor, values: dict[str, float], compared: Compared) -> Iterator[str]:
+def _findings(
+    picture: Tensor, source: Tensor, mask: Tensor, values: dict[str, float], compared: Compared
+) -> Iterator[str]:
     """What the numbers say, in words, a line each; as many for every picture."""
     kept, edit = values["kept_psnr"], values["masked_psnr"]
     if math.isnan(kept):
@@ -236,7 +240,7 @@ def _findings(picture: Tensor, mask: Tensor, values: dict[str, float], compared:
     if compared is Compared.ALL:
         yield "edit: " + ("none" if math.isnan(edit) else "identical" if math.isinf(edit) else f"{edit:.1f} dB")
     try:
-        yield f"edge step: {_word(STEPS, edge_step(picture[None], mask[None]))}"
+        yield f"edge step: {_word(STEPS, edge_step(picture[None], mask[None], source=source[None]))}"
     except NothingToMeasureError:
         yield "edge step: no edge"
 

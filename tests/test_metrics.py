@@ -104,7 +104,7 @@ class TestSeam:
 
 
 class TestEdgeStep:
-    """Nothing of it depends on a reference, so that it can be told of edits without one."""
+    """It needs no reference, so that it can be told of edits without one."""
 
     def test_of_a_ramp(self, mask: torch.Tensor):
         ramp = torch.linspace(-0.6, 0.6, 16).expand(1, 3, 12, 16)
@@ -122,13 +122,30 @@ class TestEdgeStep:
         source = pair[1]
         mask = random_thick_mask(40, 56, np.random.default_rng(3))[None]
         drifted = torch.lerp(source, source * 0.9 + 0.2, mask)
-        assert edge_step(source, mask) < 1.3 < 2 < edge_step(drifted, mask)
+        for reference in (None, source):
+            assert edge_step(source, mask, source=reference) < 1.3 < 2 < edge_step(drifted, mask, source=reference)
+
+    def test_an_outline_that_the_source_has_beside_the_masks_edge_is_none(self):
+        """A dark head before a bright wall, which becomes the sea; the mask cuts two pixels into the head."""
+        texture = 0.05 * torch.rand(1, 3, 40, 40)
+        source, mask = texture - 0.9, torch.zeros(1, 1, 40, 40)
+        source[..., :22] += 1.6
+        mask[..., :24] = 1
+        edit = torch.where(mask > 0, texture + 0.2, source)
+        assert edge_step(edit, mask) > 10
+        assert edge_step(edit, mask, source=source) < 1.3
+        # the same edit where the source has no outline
+        plain = torch.where(mask > 0, texture - 0.9, source)
+        assert edge_step(edit, mask, source=plain) == pytest.approx(edge_step(edit, mask), rel=0.2)
+        # and where what is edited was filled with a colour, as where a picture is made wider
+        assert edge_step(edit, mask, source=torch.where(mask > 0, 0.0, source)) == edge_step(edit, mask)
 
     def test_masks_of_single_pixels_and_rows(self):
         picture = torch.rand(1, 3, 9, 9)
         mask = torch.zeros(1, 1, 9, 9)
         mask[..., 4, :] = 1
         assert 0 < edge_step(picture, mask) < 3
+        assert 0 < edge_step(picture, mask, source=picture) < 3
         with pytest.raises(NothingToMeasureError):
             edge_step(torch.rand(1, 3, 1, 2), torch.tensor([[[[0.0, 1.0]]]]))
         with pytest.raises(NothingToMeasureError):

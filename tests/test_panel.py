@@ -121,5 +121,19 @@ def test_detail_is_at_the_edge_where_nothing_was_lost():
     assert top - 8 <= 40 <= bottom + 8
 
 
+def test_detail_of_any_shape_is_the_part_that_lost_most():
+    """Against sums that are taken one by one."""
+    source, mask = torch.rand(3, 37, 90), torch.zeros(1, 37, 90)
+    mask[:, 10:20, 30:60] = 1
+    left, top, right, bottom = find_detail(source, mask, [source + 0.01 * source.sin()], truth=True)
+    edge = torch.nn.functional.max_pool2d(torch.stack([mask, 1 - mask]), 17, 1, 8).prod(0)
+    noise = 0.01 * source.sin()
+    slow = torch.nn.functional.avg_pool2d(noise, 17, 1, 8, count_include_pad=False)
+    lost = ((noise - slow).square().mean(0) * edge[0]).double()
+    height, width = bottom - top, right - left
+    sums = lost.unfold(0, height, 1).unfold(1, width, 1).sum((-2, -1))
+    assert sums[top, left] == pytest.approx(sums.max().item(), rel=1e-4)
+
+
 def test_to_pillow_clips():
     assert to_pillow(torch.tensor([-3.0, 0.0, 3.0])[:, None, None]).getpixel((0, 0)) == (0, 128, 255)
