@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import signal
 import socket
 import struct
 import subprocess
@@ -21,6 +23,18 @@ START_SECONDS = 300  # on a busy machine
 RUN_SECONDS = 300
 TEXT_EVENT = 3
 """Of the host's BinaryEventTypes."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl."""
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def end_with_parent() -> None:
+    """In a child process, before it runs its program: it is to get SIGTERM when the tests end, however they do.
+
+    On Linux only. Tests that are killed, and workers of pytest-xdist whose main process is, leave no server behind.
+    """
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Server:
@@ -40,7 +54,10 @@ class Server:
             "127.0.0.1", "--port", str(port), *arguments,
         ]  # fmt: skip
         with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(command, cwd=host, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self._process = subprocess.Popen(
+                command, cwd=host, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                preexec_fn=end_with_parent if LIBC is not None else None,
+            )  # fmt: skip
 
     @property
     def process_id(self) -> int:

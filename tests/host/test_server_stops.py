@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -72,3 +76,30 @@ def test_the_training_is_saved(host_path: Path, tmp_path: Path, name: str) -> No
     assert summary["steps"] == state.step
     assert asymvq.load(out).config.condition is not None
     assert not list(base.rglob("*.lock"))
+
+
+PARENT = """
+import subprocess, sys
+from host.server import end_with_parent
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], preexec_fn=end_with_parent)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
+def test_no_server_outlives_the_tests() -> None:
+    """They are killed, so that nothing of theirs can stop what they have started."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, env=environment)
+    assert parent.stdout is not None
+    with parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running = child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    if running:
+        child.kill()
+    assert not running
