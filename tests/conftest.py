@@ -17,6 +17,11 @@ from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.autoencoders import AutoencoderConfig
 
 TOGETHER = ("tests/browser/", "tests/host/")
+LONG = (
+    *TOGETHER, "tests/training/", "tests/test_faults.py", "tests/test_memory_model.py", "tests/test_parity.py",
+    "tests/test_cli.py", "tests/test_harmonise.py", "tests/test_decode.py", "tests/test_evaluate.py",
+)  # fmt: skip
+"""What takes longest, in order: started first, so that the processes end together."""
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("any machine", deadline=None)  # a busy one takes its time
 settings.load_profile("any machine")
@@ -105,8 +110,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.split("::")[0]
             return next((folder for folder in TOGETHER if file.startswith(folder)), file)
 
-    config.option.loadscopereorder = False  # these two, which take longest, are collected first
+    config.option.loadscopereorder = False  # the longest come first
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first; the rest in the order of their names."""
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG)))
 
 
 @pytest.fixture(autouse=True)

@@ -80,7 +80,7 @@ class TestCommand:
 
     def test_killed_runs_go_on_bit_by_bit(self, vae_file, folder, tmp_path):
         """Killed at random moments, also while it writes."""
-        steps = ["--steps", "60", "--save-steps", "1"]
+        steps = ["--steps", "40", "--save-steps", "1"]
         whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
         assert main(arguments(vae_file, folder, whole, *steps)) == 0
         rng, kills = random.Random(0), 0
