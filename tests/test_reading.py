@@ -146,15 +146,26 @@ def test_json_that_is_no_object_is_a_value_error(text, tmp_path):
 
 # Safetensors headers
 
+
+def is_written(dtype: torch.dtype) -> bool:
+    """By the library that is installed: older ones know fewer types."""
+    try:
+        library_save({"a": torch.zeros(1, dtype=dtype)})
+    except KeyError:
+        return False
+    return True
+
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool,
           torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32,
           torch.uint64, torch.complex64]  # fmt: skip
+WRITTEN = [dtype for dtype in DTYPES if is_written(dtype)]
 
 
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=8),
-        st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=4)),
+        st.tuples(st.sampled_from(WRITTEN), st.lists(st.integers(0, 4), max_size=4)),
         min_size=1,  # of none the library writes what it cannot read
         max_size=6,
     ),

@@ -266,5 +266,8 @@ def test_shared_dicts_do_not_multiply(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16], ids=str)
 def test_types_without_a_storage_of_their_own(dtype, tmp_path):
     tensor = torch.arange(6).reshape(2, 3).to(dtype)
-    torch.save({"a": tensor}, tmp_path / "a.pt")
+    try:
+        torch.save({"a": tensor}, tmp_path / "a.pt")
+    except KeyError:
+        pytest.skip(f"this torch cannot write {dtype}")
     assert torch.equal(read_pickle(tmp_path / "a.pt")["a"].float(), tensor.float())
