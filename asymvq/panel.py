@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from .checkpoint.errors import shown
 from .masks import edited
+from .metrics import NothingToMeasureError, edge_step
 from .pictures import to_pillow
 
 BACKGROUND, INK, FAINT_INK = (246, 246, 244), (28, 29, 33), (96, 98, 104)
@@ -31,6 +33,10 @@ DETAIL_SHARE = 1 / 5
 AMPLIFY = 10
 BORDER = 8
 """Pixels on either side of the mask's edge: where a seam would show."""
+KEPT = ((-50, "as good as identical"), (-38, "slightly changed"), (math.inf, "changed"))
+"""Words for a peak signal-to-noise ratio in dB, which is larger where less changed."""
+STEPS = ((1.3, "none"), (2.2, "small"), (4, "visible"), (math.inf, "strong"))
+"""Words for `asymvq.metrics.edge_step`. Photos themselves have 0.7 to 1.1 at any border; 1.3 is hard to find."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,39 @@ class Decoded:
     detail_caption: str = ""
     findings: tuple[str, ...] = ()
     """What was measured, in words, a line each: large enough to be read where the panel is drawn small."""
+
+
+def findings(
+    picture: Tensor, source: Tensor, mask: Tensor, kept_psnr: float, masked_psnr: float, *, truth: bool = False
+) -> tuple[str, ...]:
+    """What was measured, in words, a line each; as many for every picture.
+
+    Args:
+        picture: (3, H, W) in [-1, 1].
+        source, mask, truth: as `draw_panel`.
+        kept_psnr: of the kept pixels, dB; infinite where they are identical, NaN where there are none.
+        masked_psnr: the same of the edited ones.
+    """
+    if math.isnan(kept_psnr):
+        lines = ["kept pixels: none"]
+    else:
+        kept = "identical" if math.isinf(kept_psnr) else f"{_word(KEPT, -kept_psnr)} ({kept_psnr:.1f} dB)"
+        lines = [f"kept pixels: {kept}"]
+    if truth:
+        found = (
+            "none" if math.isnan(masked_psnr) else "identical" if math.isinf(masked_psnr) else f"{masked_psnr:.1f} dB"
+        )
+        lines.append(f"edit: {found}")
+    try:
+        lines.append(f"edge step: {_word(STEPS, edge_step(picture[None], mask[None], source=source[None]))}")
+    except NothingToMeasureError:
+        lines.append("edge step: no edge")
+    return tuple(lines)
+
+
+def _word(scale: Sequence[tuple[float, str]], value: float) -> str:
+    """The first whose limit is not exceeded."""
+    return next(word for limit, word in scale if value <= limit)
 
 
 @dataclass(frozen=True)

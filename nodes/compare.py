@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ..asymvq.checkpoint.errors import shown
 from ..asymvq.evaluation import MEASURES, Way, measure, pasted
-from ..asymvq.metrics import NothingToMeasureError, edge_step
-from ..asymvq.panel import AMPLIFY, Decoded, draw_panel
+from ..asymvq.panel import AMPLIFY, Decoded, draw_panel, findings
 from . import host
 from .host import CATEGORY, plain_errors
 from .memory import give_back_memory
@@ -33,11 +32,6 @@ FLOATS = {
     "gradient_error": "How far gradients at the mask's edge are from the reference's: ASUKA's Grad, of values to 255.",
 }
 PASTED = {"pasted": Way.PASTE, "pasted + global colour fit": Way.FITTED, "pasted + harmonise": Way.HARMONISED}
-
-KEPT = ((-50, "as good as identical"), (-38, "slightly changed"), (math.inf, "changed"))
-"""Words for a peak signal-to-noise ratio in dB, which is larger where less changed."""
-STEPS = ((1.3, "none"), (2.2, "small"), (4, "visible"), (math.inf, "strong"))
-"""Words for `asymvq.metrics.edge_step`. Photos themselves have 0.7 to 1.1 at any border; 1.3 is hard to find."""
 
 
 class Compared(str, Enum):
@@ -225,29 +219,8 @@ def _matched(name: str, batch: Tensor, size: torch.Size, count: int) -> Tensor:
 def _column(
     name: str, picture: Tensor, source: Tensor, mask: Tensor, values: dict[str, float], compared: Compared
 ) -> Decoded:
-    return Decoded(name, picture, findings=tuple(_findings(picture, source, mask, values, compared)))
-
-
-def _findings(
-    picture: Tensor, source: Tensor, mask: Tensor, values: dict[str, float], compared: Compared
-) -> Iterator[str]:
-    """What the numbers say, in words, a line each; as many for every picture."""
-    kept, edit = values["kept_psnr"], values["masked_psnr"]
-    if math.isnan(kept):
-        yield "kept pixels: none"
-    else:
-        yield "kept pixels: " + ("identical" if math.isinf(kept) else f"{_word(KEPT, -kept)} ({kept:.1f} dB)")
-    if compared is Compared.ALL:
-        yield "edit: " + ("none" if math.isnan(edit) else "identical" if math.isinf(edit) else f"{edit:.1f} dB")
-    try:
-        yield f"edge step: {_word(STEPS, edge_step(picture[None], mask[None], source=source[None]))}"
-    except NothingToMeasureError:
-        yield "edge step: no edge"
-
-
-def _word(scale: Sequence[tuple[float, str]], value: float) -> str:
-    """The first whose limit is not exceeded."""
-    return next(word for limit, word in scale if value <= limit)
+    found = findings(picture, source, mask, values["kept_psnr"], values["masked_psnr"], truth=compared is Compared.ALL)
+    return Decoded(name, picture, findings=found)
 
 
 def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -125,8 +125,8 @@ class TestCompare:
         image, mask, _ = case
         module, source = host.pack("nodes.compare"), image.movedim(-1, 1) * 2 - 1
         picture, values = source + change, measure(source + change, source, mask[:, None])
-        said = module._findings(picture[0], mask, values, module.Compared(compared))
-        assert list(said) == expected
+        column = module._column("any", picture[0], source[0], mask, values, module.Compared(compared))
+        assert list(column.findings) == expected
 
     def test_one_reference_and_mask_serve_a_batch(self, compare, case):
         image, mask, edit = case
