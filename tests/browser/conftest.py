@@ -267,7 +267,8 @@ def pages(chrome: Any, browser_server: Server) -> Iterator[Pages]:
 
 def new_page(chrome: Any, server: Server) -> Frontend:
     """A page that is not loaded yet."""
-    context = chrome.new_context(viewport={"width": 1600, "height": 900})
+    # without animations, whose drawing takes more of a small machine than a run does
+    context = chrome.new_context(viewport={"width": 1600, "height": 900}, reduced_motion="reduce")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened = Frontend(context.new_page(), server)
     opened.page.set_default_timeout(LOAD_MS)
