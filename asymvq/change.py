@@ -21,12 +21,18 @@ unchanged part says of both is taken off:
 1 and 2 are told three times what did not change: all of the picture; the larger part of it, with the least odds then
 (least trimmed squares, Rousseeuw 1984: a large edit spoils what is learnt from all); and what is unlikely by that.
 
+Where the VAE is at hand, the edit is compared with what would have come back if nothing had been changed: the source
+with the edit's drift, encoded and decoded. What the VAE does to colours and detail by itself is then no difference. The
+drift for that is the one between the edit and the source's own round trip.
+
 Weights are those of logistic regression over training photos with known edits, as `bench/change_mask.py --fit` does it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,6 +47,8 @@ GROW, FEATHER = 8, 8
 SMALLEST, HOLES = 0.0005, 0.002
 LARGEST_SIDE = 1024
 """Larger pictures are looked at reduced to this."""
+MULTIPLE = 32
+"""Pixels: sides of pictures that a VAE is given are multiples of it."""
 CELL = 8
 CLIPPED = 0.94
 """An edited picture's values beyond this, of 1, may stand for any that are farther out."""
@@ -96,6 +104,7 @@ def change_mask(
     smallest: float = SMALLEST,
     fill_holes: float = HOLES,
     image_range: tuple[float, float] = (-1.0, 1.0),
+    round_trip: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The mask of what an edit changed on purpose; empty where only colours, light and detail drifted.
 
@@ -110,29 +119,45 @@ def change_mask(
         feather: pixels over which the grown mask's edge is soft, about; 0 for a hard one.
         smallest: share of the picture, 0 to 1, below which what was found is noise.
         fill_holes: share of the picture, 0 to 1, up to which what is unchanged within a change is changed too.
-        image_range: of both pictures.
+        image_range: of all pictures.
+        round_trip: the edit's VAE, if it is known: encodes and decodes a picture (1, 3, h, w), values in `image_range`.
+            Called twice for each edited picture, with sides that are multiples of 32 pixels and at most about 1024
+            long. What the VAE does to colours and detail by itself then does not count.
 
     Returns:
         (B, 1, H, W) float32 in [0, 1], 1 = changed, on the source's device.
 
     Raises:
-        ValueError: shapes, counts or sizes that do not fit, values or settings out of range.
+        ValueError: shapes, counts or sizes that do not fit, values or settings out of range, or a round trip of
+            another shape.
     """
     _check(edited, source, sensitivity, grow, feather, smallest, fill_holes)
     low, high = image_range
+    back = None if round_trip is None else partial(_back, round_trip, image_range)
+    more = (sensitivity - 0.5) * SENSITIVITY_RANGE
     masks = []
     for i in range(edited.shape[0]):
-        pair = [t[i if len(t) > 1 else 0] for t in (edited, source)]
-        pair = [image_values(t, low=low, high=high).to(source.device, torch.float32) for t in pair]
-        pair = [torch.nan_to_num((t - low) * (2 / (high - low)) - 1, 0.0, 0.0, 0.0) for t in pair]
-        found = _found(*pair, (sensitivity - 0.5) * SENSITIVITY_RANGE, smallest, fill_holes)
+        these = [t[i if len(t) > 1 else 0] for t in (edited, source)]
+        these = [image_values(t, low=low, high=high).to(source.device, torch.float32) for t in these]
+        these = [torch.nan_to_num((t - low) * (2 / (high - low)) - 1, 0.0, 0.0, 0.0) for t in these]
+        found = _found(*these, back, more, smallest, fill_holes)
         mask = grow_mask(found.float()[None], grow)
         masks.append(blur(mask, feather / 2).clamp(0, 1) if feather else mask)
     return torch.stack(masks)
 
 
-def _found(edited: Tensor, source: Tensor, more: float, smallest: float, holes: float) -> Tensor:
-    """(H, W) bool: what was changed between (3, H, W) in [-1, 1]. `more` is added to the log odds."""
+def _found(
+    edited: Tensor,
+    source: Tensor,
+    back: Callable[[Tensor], Tensor] | None,
+    more: float,
+    smallest: float,
+    holes: float,
+) -> Tensor:
+    """(H, W) bool: what was changed between (3, H, W) in [-1, 1]. `more` is added to the log odds.
+
+    `back`: what a VAE makes of a picture (3, h, w).
+    """
     height, width = source.shape[-2:]
     ratio = min(1.0, LARGEST_SIDE / max(height, width))
     same = (edited == source).all(dim=0)
@@ -143,11 +168,25 @@ def _found(edited: Tensor, source: Tensor, more: float, smallest: float, holes: 
             for t in (edited, source, same[None])
         )
         same = same[0] > 0.999
-    found, odds = (t.cpu().numpy() for t in _likeliest(edited, source, same, more))
+    expected = source
+    if back is not None and not same.all():
+        expected = torch.where(same, source, back(_with_drift(source, edited, back(source))))
+    found, odds = (t.cpu().numpy() for t in _likeliest(edited, expected, same, more))
     found = torch.from_numpy(_cleaned(found, odds, smallest, holes)).to(source.device)
     if ratio == 1:
         return found
     return F.interpolate(found[None, None].float(), (height, width), mode="bilinear", align_corners=False)[0, 0] > 0.5
+
+
+def _back(round_trip: Callable[[Tensor], Tensor], image_range: tuple[float, float], picture: Tensor) -> Tensor:
+    """`round_trip` of (3, h, w) in [-1, 1], of any size."""
+    low, high = image_range
+    height, width = picture.shape[-2:]
+    whole = F.pad(picture[None], (0, -width % MULTIPLE, 0, -height % MULTIPLE), "replicate")
+    back = round_trip((whole + 1) * ((high - low) / 2) + low)
+    if back.shape != whole.shape:
+        raise ValueError(f"Expected a round trip of shape {tuple(whole.shape)}, but got {tuple(back.shape)}.")
+    return ((back[0, :, :height, :width].to(picture) - low) * (2 / (high - low)) - 1).clamp(-1, 1)
 
 
 def _likeliest(edited: Tensor, source: Tensor, same: Tensor, more: float) -> tuple[Tensor, Tensor]:
@@ -227,10 +266,22 @@ def _excess(difference: Tensor, sigma: float, detail: Tensor, unchanged: Tensor)
 
 def _without_drift(edited: Tensor, source: Tensor, unchanged: Tensor) -> Tensor:
     """`edited` (3, h, w) with the colours and light that `source` has where `unchanged` (h, w)."""
+    return edited + torch.einsum("nhw,nc->chw", _features(edited), _drift_between(edited, source, unchanged))
+
+
+def _with_drift(source: Tensor, edited: Tensor, expected: Tensor) -> Tensor:
+    """`source` (3, h, w) with the drift that `edited` has of `expected`: what `_without_drift` undoes."""
+    drift = _drift_between(edited, expected, torch.ones_like(source[0]))
+    drifted = source - torch.einsum("nhw,nc->chw", _positions(*source.shape[-2:], source), drift[:-3])
+    drifted = torch.einsum("nhw,nc->chw", drifted, torch.linalg.inv(drift[-3:] + torch.eye(3).to(drift)))
+    return drifted.clamp(-1, 1)
+
+
+def _drift_between(edited: Tensor, source: Tensor, unchanged: Tensor) -> Tensor:
+    """(9, 3): how much of each feature `edited` (3, h, w) lacks of `source` where `unchanged` (h, w)."""
     weight = _cells(unchanged[None], CELL).clamp(min=1e-3)
     before, after = (_cells(t * unchanged, CELL) / weight for t in (source, edited))
-    drift = _drift(*(t.cpu().double() for t in (before, after, weight[0]))).to(edited)
-    return edited + torch.einsum("nhw,nc->chw", _features(edited), drift)
+    return _drift(*(t.cpu().double() for t in (before, after, weight[0]))).to(edited)
 
 
 def _drift(before: Tensor, after: Tensor, weight: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
     python bench/change_mask.py --images PHOTOS [PHOTOS …] [--names FILE …] [--vae FILE] [--cases 40] [--seed 0]
 
+Each case twice: told the two pictures alone, and the VAE too.
+
 Drift, motion and VAE of each case are those of bench/align.py. In turn the edit is: another photo's content in a
 seeded thick mask of up to 40 % of the area; the same, its edge soft; an object added; colours changed; an object
 removed and painted over by OpenCV (Telea). Intersection over union with the true mask, at one half, grow and feather
 0. "missed": the share of the true mask that is left out even when grown as by default. "nothing changed": the share
 that is found where only drift, motion and VAE were. Intervals of 95 % are over the photos. `--panel` draws the cases:
-source, edited, true mask, found mask.
+source, edited, true mask, found masks.
 
     python bench/change_mask.py --fit --images TRAINING_PHOTOS --cases 26 --seed 1
 
@@ -41,6 +43,7 @@ from asymvq.masks import grow_mask
 BULGE, THINNED = 4, 3
 """Pixels by which a mask that is first found is too large; and every so many, in rows and columns, are fitted to."""
 KINDS = ("other content", "soft edge", "object added", "colours changed", "object removed")
+PICTURES, VAE = "the pictures", "the VAE too"
 
 
 def blob(height: int, width: int, rng: np.random.Generator) -> Tensor:
@@ -143,25 +146,31 @@ def fitted(cases: Sequence[Tensor]) -> list[float]:
 @torch.inference_mode()
 def run_case(
     vae: asymvq.AsymmetricAutoencoder, first: Path, second: Path, case: int, seed: int, panel: Path | None
-) -> dict[str, str | float]:
+) -> list[dict[str, str | float]]:
+    """Told the pictures alone, and the VAE too."""
     kind, source, edited, mask, same = make_case(vae, first, second, case, seed)
-    aligned = asymvq.align(edited, source)
-    start = time.perf_counter()
-    bare = asymvq.change_mask(aligned.picture, source, grow=0, feather=0)
-    seconds = time.perf_counter() - start
-    nothing = asymvq.change_mask(asymvq.align(same, source).picture, source, grow=0, feather=0)
+    edited, same = (asymvq.align(picture, source).picture for picture in (edited, same))
+    rows, drawn = [], [source, edited, mask * 2 - 1]
+    for told, round_trip in ((PICTURES, None), (VAE, lambda picture: asymvq.decode(vae, vae.encode(picture)))):
+        start = time.perf_counter()
+        bare = asymvq.change_mask(edited, source, grow=0, feather=0, round_trip=round_trip)
+        seconds = time.perf_counter() - start
+        nothing = asymvq.change_mask(same, source, grow=0, feather=0, round_trip=round_trip)
+        drawn.append(bare * 2 - 1)
+        rows.append({
+            "photo": first.name,
+            "kind": kind,
+            "told": told,
+            "IoU": overlap(bare, mask),
+            "missed": float(((mask > 0.5) & (grow_mask(bare, GROW) == 0)).sum() / (mask > 0.5).sum()),
+            "true share": float((mask > 0.5).float().mean()),
+            "found share": float(bare.mean()),
+            "nothing changed": float((nothing > 0).float().mean()),
+            "seconds": seconds,
+        })  # fmt: skip
     if panel is not None:
-        draw(panel / f"{case:02d}_{kind.replace(' ', '_')}.jpg", [source, aligned.picture, mask * 2 - 1, bare * 2 - 1])
-    return {
-        "photo": first.name,
-        "kind": kind,
-        "IoU": overlap(bare, mask),
-        "missed": float(((mask > 0.5) & (grow_mask(bare, GROW) == 0)).sum() / (mask > 0.5).sum()),
-        "true share": float((mask > 0.5).float().mean()),
-        "found share": float(bare.mean()),
-        "nothing changed": float((nothing > 0).float().mean()),
-        "seconds": seconds,
-    }
+        draw(panel / f"{case:02d}_{kind.replace(' ', '_')}.jpg", drawn)
+    return rows
 
 
 def draw(path: Path, pictures: Sequence[Tensor]) -> None:
@@ -193,9 +202,18 @@ def main() -> None:
         return
     rows = []
     for case in range(args.cases):
-        rows.append(run_case(vae, *aligning.two_of(paths, case), case, args.seed, args.panel))
-        print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in rows[-1].items()), flush=True)
+        new = run_case(vae, *aligning.two_of(paths, case), case, args.seed, args.panel)
+        for row in new:
+            print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()), flush=True)
+        rows.extend(new)
+    for told in (PICTURES, VAE):
+        print(f"\nTold {told}:")
+        print_table([row for row in rows if row["told"] == told])
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
+
+def print_table(rows: Sequence[dict[str, str | float]]) -> None:
     print("\n| edit | IoU | worst | missed |\n|---|---|---|---|")
     for kind in (*KINDS, "all"):
         of = [row for row in rows if kind in ("all", row["kind"])]
@@ -207,8 +225,6 @@ def main() -> None:
     empty = [row["nothing changed"] for row in rows]
     print(f"\nNothing changed: {sum(share == 0 for share in empty)} of {len(rows)} empty, at most {max(empty):.4f}.")
     print(f"{np.mean([row['seconds'] for row in rows]):.2f} s a picture.")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
 
 def mean(rows: Sequence[dict[str, str | float]], key: str) -> str:

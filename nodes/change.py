@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from ..asymvq.change import FEATHER, GROW, HOLES, SMALLEST, change_mask
 from . import host
 from .host import CATEGORY, say
 from .memory import give_back_memory
+from .stock import through
 from .tensors import image_tensor, in_turn, taken
 
 NEARLY_ALL = 0.7
@@ -91,6 +94,14 @@ class AsymVQChangeMask(io.ComfyNode):
                         "low where the surroundings of something were changed."
                     ),
                 ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip=(
+                        "The VAE that the edit was decoded with. The source goes through it too, so that what it does "
+                        "to colours and detail by itself does not count. Costs two encodes and two decodes."
+                    ),
+                ),
             ],
             outputs=[
                 io.Mask.Output(tooltip="White (1) is what was changed. One for each edited picture."),
@@ -108,6 +119,7 @@ class AsymVQChangeMask(io.ComfyNode):
         feather: int = FEATHER,
         smallest: float = 100 * SMALLEST,
         fill_holes: float = 100 * HOLES,
+        vae: Any = None,
     ) -> io.NodeOutput:
         pictures, image = image_tensor(edited), image_tensor(source)
         if pictures.shape[-2:] != image.shape[-2:]:
@@ -124,6 +136,7 @@ class AsymVQChangeMask(io.ComfyNode):
             masks[i] = change_mask(
                 taken(pictures, i), taken(image, i), sensitivity=sensitivity, grow=grow, feather=feather,
                 smallest=smallest / 100, fill_holes=fill_holes / 100, image_range=(0.0, 1.0),
+                round_trip=None if vae is None else lambda picture: through(vae, picture),
             )[0, 0]  # fmt: skip
             progress.update(1)
         give_back_memory(masks.device)

@@ -37,6 +37,28 @@ def decode_pictures(vae: Any, samples: Any, *, tiling: Tiling, tile: int, overla
     return pictures
 
 
+def through(vae: Any, pictures: Tensor) -> Tensor:
+    """What comes back of (B, 3, H, W) in [0, 1] when a VAE encodes and decodes it, likewise.
+
+    Raises:
+        ValueError: no VAE, one of no pictures, or a decode that is not finite.
+    """
+    if not (callable(getattr(vae, "encode", None)) and callable(getattr(vae, "decode", None))):
+        raise ValueError(f"Expected a VAE, but got {type(vae).__name__}. Connect Load Asymmetric VQGAN or Load VAE.")
+    latent = vae.encode(to_image(pictures))
+    back = decode_pictures(vae, {"samples": latent}, tiling=Tiling.AUTO, tile=512, overlap=64)
+    _require_finite(back)
+    return back[..., :3].movedim(-1, 1)
+
+
+def _require_finite(pictures: Tensor) -> None:
+    if not is_finite(pictures):
+        raise ValueError(
+            "Expected finite pixels, but the VAE gave NaN or infinity: its half precision overflowed, or the latent is "
+            "broken. Start ComfyUI with --fp32-vae, or look at the node that made the latent."
+        )
+
+
 def frames_of(samples: dict[str, Any], pictures: Tensor) -> int:
     """How many of the pictures in a row are frames of one video: those of a latent that has a time."""
     latent = samples["samples"]
@@ -68,11 +90,7 @@ def put_into_source(
     Raises:
         ValueError: sizes or counts that do not fit, or a decode that is not finite.
     """
-    if not is_finite(pictures):
-        raise ValueError(
-            "Expected finite pixels, but the VAE gave NaN or infinity: its half precision overflowed, or the latent is "
-            "broken. Start ComfyUI with --fp32-vae, or look at the node that made the latent."
-        )
+    _require_finite(pictures)
     source = image_tensor(image)
     more = pictures.shape[-1] - 3
     if more:

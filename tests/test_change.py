@@ -84,6 +84,42 @@ def test_a_recoloured_part_of_a_plain_one_does_not_pass_for_drift():
     assert overlap(change_mask(edited, source, **EXACT), mask) > 0.9
 
 
+def without_purple(picture: Tensor) -> Tensor:
+    """As VAEs of few channels do: what is purple comes back as grey."""
+    red, green, blue = picture.split(1, dim=1)
+    purple = (torch.minimum(red, blue) - green - 0.2).clamp(min=0)
+    return picture + purple * torch.tensor([-0.5, 0.5, -0.5])[:, None, None]
+
+
+def test_what_the_vae_does_by_itself_is_no_change(source, mask):
+    picture = source * 0.5
+    picture[..., 70:, 180:] += torch.tensor([0.5, -0.4, 0.5])[:, None, None]
+
+    def drifted(picture: Tensor) -> Tensor:
+        return without_purple((picture * 0.92 + DRIFT).clamp(-1, 1))
+
+    assert change_mask(drifted(picture), picture).any()
+    assert not change_mask(drifted(picture), picture, round_trip=without_purple).any()
+    edited = drifted(torch.lerp(picture, texture(192, 256, 1) * 0.5, mask))
+    assert overlap(change_mask(edited, picture, round_trip=without_purple, **EXACT), mask) > 0.9
+
+
+def test_a_round_trip_is_of_what_a_vae_takes(source):
+    given = []
+
+    def round_trip(picture: Tensor) -> Tensor:
+        given.append(picture)
+        return picture
+
+    image = source[..., :150, :201] / 2 + 0.5
+    assert not change_mask(image * 0.9, image, image_range=(0.0, 1.0), round_trip=round_trip).any()
+    assert [picture.shape for picture in given] == [(1, 3, 160, 224)] * 2
+    assert torch.allclose(given[0][..., :150, :201], image, atol=1e-6)
+    assert all(picture.min() >= 0 and picture.max() <= 1 for picture in given)
+    with pytest.raises(ValueError, match="round trip of shape"):
+        change_mask(image * 0.9, image, image_range=(0.0, 1.0), round_trip=lambda picture: picture[..., 1:])
+
+
 def test_what_drift_clips_is_no_change(source):
     light = source.clone()
     light[..., 20:60, 100:200] = 0.97

@@ -23,6 +23,8 @@ from asymvq.decode import decode
 from asymvq.masks import random_thick_mask
 from asymvq.pictures import cover, read_mask, read_picture, read_raster, write_picture
 
+ASSETS = Path(__file__).parents[1] / "asymvq" / "assets"
+
 TINY = AutoencoderConfig(
     decoder_channels=(4, 8, 16, 16), decoder_blocks=2, encoder_channels=(4, 8, 16, 16), encoder_blocks=1, norm_groups=2
 )
@@ -264,6 +266,8 @@ def test_change_mask_finds_what_an_edit_changed(tmp_path: Path, capsys: pytest.C
     files = ["--image", tmp_path / "source.png", "--edited", tmp_path / "small.png", "--out", tmp_path / "x.png"]
     assert "Align them first" in fails(capsys, "change-mask", *files)
     assert run("small.png", "--align")[50, 60] == 255
+    with_vae = run("edited.png", "--vae", str(ASSETS / "demo.safetensors"), "--grow", "0", "--feather", "0")
+    assert (with_vae[34:66, 44:76] == 255).all()
 
 
 def test_decode_of_a_batch_without_condition(vae_file: Path, tmp_path: Path):

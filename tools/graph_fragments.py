@@ -147,7 +147,9 @@ def put_back(prefix: str) -> list[Group]:
         Group("4 · Align, find the change, harmonise", GREEN, [(340, [
             Node("edit", "VAEDecode", 60, (), {"samples": "sampler", "vae": "vae"}, "The edit, as the model gives it"),
             Node("aligned", "AsymVQAlign", 150, (), {"edited": "edit", "source": "picture"}),
-            Node("change", "AsymVQChangeMask", 230, (0.5, 8, 8, 0.05, 0.2), {"edited": "aligned", "source": "picture"}),
+            Node("change", "AsymVQChangeMask", 250, (0.5, 8, 8, 0.05, 0.2), {
+                "edited": "aligned", "source": "picture", "vae": "vae",
+            }),
             Node("", "MaskPreview", 260, (), {"mask": "change"}, "What the model changed"),
             Node("ours", "AsymVQHarmonise", 175, (1.0, 0, False), {
                 "edited": "aligned", "source": "picture", "mask": "change",

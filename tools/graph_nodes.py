@@ -17,7 +17,7 @@ SOCKETS = {
         "edited IMAGE, source IMAGE, mask MASK",
         "aligned IMAGE, shift_x FLOAT, shift_y FLOAT, scale FLOAT, rotation FLOAT",
     ),
-    "AsymVQChangeMask": ("edited IMAGE, source IMAGE", "MASK MASK"),
+    "AsymVQChangeMask": ("edited IMAGE, source IMAGE, vae VAE", "MASK MASK"),
     "AsymVQHarmonise": ("edited IMAGE, source IMAGE, mask MASK", "IMAGE IMAGE"),
     "AsymVQInpaintCrop": ("image IMAGE, mask MASK", "image IMAGE, mask MASK, crop ASYMVQ_CROP"),
     "AsymVQStitch": ("crop ASYMVQ_CROP, image IMAGE", "IMAGE IMAGE"),

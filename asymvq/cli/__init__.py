@@ -191,6 +191,12 @@ def _add_change_mask(commands: argparse._SubParsersAction[argparse.ArgumentParse
         help="lay the edit over the source first: it may be shifted, zoomed, turned a little and of another size",
     )  # fmt: skip
     change.add_argument(
+        "--vae", type=Path, metavar="FILE",
+        help="the one that the edit was decoded with: what it does to colours and detail by itself does not count",
+    )  # fmt: skip
+    _add_base_vae(change)
+    _add_device(change)
+    change.add_argument(
         "--sensitivity", type=_share, default=0.5, metavar="X", help="0 (beyond doubt) to 1 (faint too) (default: 0.5)"
     )
     change.add_argument("--grow", type=_pixels, default=8, metavar="N", help="pixels to grow the mask by (default: 8)")

@@ -97,6 +97,25 @@ def test_the_mask_of_a_change_is_the_librarys(host):
     assert lines[1] == "Nothing changed: the mask is empty."
 
 
+def test_what_the_vae_does_by_itself_is_no_change(host, case):
+    """The edit is what comes back of the source: with the VAE nothing is left to compare."""
+    vae = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"].execute(vae_name="demo (bundled)").args[0]
+    image = host.nodes.NODE_CLASS_MAPPINGS["AsymVQDemoPictures"].execute().args[0][:, :256, :256]
+    with torch.inference_mode():
+        edited = vae.decode(vae.encode(image)).clamp(0, 1)
+    (mask,) = run(host, "AsymVQChangeMask", edited=edited, source=image, vae=vae)
+    assert not mask.any()
+    edited = edited.clone()
+    edited[:, 40:140, 60:160] = 1 - edited[:, 40:140, 60:160]
+    (mask,) = run(host, "AsymVQChangeMask", edited=edited, source=image, vae=vae, grow=0, feather=0)
+    assert mask[0, 45:135, 65:155].mean() > 0.95
+
+
+def test_a_change_needs_a_vae_where_there_is_something_else(host, case):
+    with pytest.raises(ValueError, match="Expected a VAE, but got str"):
+        run(host, "AsymVQChangeMask", edited=case[0] * 0.9, source=case[0], vae="vae")
+
+
 def test_a_change_needs_one_size(host, case):
     with pytest.raises(ValueError, match="Give both to Align Edit to Source first"):
         run(host, "AsymVQChangeMask", edited=case[0][:, :40], source=case[0])
