@@ -22,8 +22,8 @@ unchanged part says of both is taken off:
 (least trimmed squares, Rousseeuw 1984: a large edit spoils what is learnt from all); and what is unlikely by that.
 
 Where the VAE is at hand, the edit is compared with what would have come back if nothing had been changed: the source
-with the edit's drift, encoded and decoded. What the VAE does to colours and detail by itself is then no difference. The
-drift for that is the one between the edit and the source's own round trip.
+with the edit's drift, encoded and decoded. What the VAE does to colours and detail by itself is then no difference.
+That drift is fitted to what comes back, starting with none.
 
 Weights are those of logistic regression over training photos with known edits, as `bench/change_mask.py --fit` does it.
 """
@@ -47,8 +47,8 @@ GROW, FEATHER = 8, 8
 SMALLEST, HOLES = 0.0005, 0.002
 LARGEST_SIDE = 1024
 """Larger pictures are looked at reduced to this."""
-MULTIPLE = 32
-"""Pixels: sides of pictures that a VAE is given are multiples of it."""
+ROUND_TRIPS, MULTIPLE = 3, 32
+"""Through the VAE, if it is known; and pixels, of which the sides of what it is given are multiples."""
 CELL = 8
 CLIPPED = 0.94
 """An edited picture's values beyond this, of 1, may stand for any that are farther out."""
@@ -121,8 +121,8 @@ def change_mask(
         fill_holes: share of the picture, 0 to 1, up to which what is unchanged within a change is changed too.
         image_range: of all pictures.
         round_trip: the edit's VAE, if it is known: encodes and decodes a picture (1, 3, h, w), values in `image_range`.
-            Called twice for each edited picture, with sides that are multiples of 32 pixels and at most about 1024
-            long. What the VAE does to colours and detail by itself then does not count.
+            Called three times for each edited picture, with sides that are multiples of 32 pixels and at most about
+            1024 long. What the VAE does to colours and detail by itself then does not count.
 
     Returns:
         (B, 1, H, W) float32 in [0, 1], 1 = changed, on the source's device.
@@ -170,7 +170,7 @@ def _found(
         same = same[0] > 0.999
     expected = source
     if back is not None and not same.all():
-        expected = torch.where(same, source, back(_with_drift(source, edited, back(source))))
+        expected = torch.where(same, source, _expected(edited, source, back))
     found, odds = (t.cpu().numpy() for t in _likeliest(edited, expected, same, more))
     found = torch.from_numpy(_cleaned(found, odds, smallest, holes)).to(source.device)
     if ratio == 1:
@@ -267,6 +267,15 @@ def _excess(difference: Tensor, sigma: float, detail: Tensor, unchanged: Tensor)
 def _without_drift(edited: Tensor, source: Tensor, unchanged: Tensor) -> Tensor:
     """`edited` (3, h, w) with the colours and light that `source` has where `unchanged` (h, w)."""
     return edited + torch.einsum("nhw,nc->chw", _features(edited), _drift_between(edited, source, unchanged))
+
+
+def _expected(edited: Tensor, source: Tensor, back: Callable[[Tensor], Tensor]) -> Tensor:
+    """(3, h, w): what would have come back, with the drift that `edited` has, if nothing had been changed."""
+    drifted, expected = source, back(source)
+    for _ in range(ROUND_TRIPS - 1):
+        drifted = _with_drift(drifted, edited, expected)
+        expected = back(drifted)
+    return expected
 
 
 def _with_drift(source: Tensor, edited: Tensor, expected: Tensor) -> Tensor:

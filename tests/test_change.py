@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asymvq import change_mask
 from asymvq.align import blur
-from asymvq.change import regions
+from asymvq.change import ROUND_TRIPS, regions
 
 DRIFT = torch.tensor([0.08, -0.05, 0.02])[:, None, None]
 EXACT: dict[str, Any] = {"grow": 0, "feather": 0}
@@ -113,7 +113,7 @@ def test_a_round_trip_is_of_what_a_vae_takes(source):
 
     image = source[..., :150, :201] / 2 + 0.5
     assert not change_mask(image * 0.9, image, image_range=(0.0, 1.0), round_trip=round_trip).any()
-    assert [picture.shape for picture in given] == [(1, 3, 160, 224)] * 2
+    assert [picture.shape for picture in given] == [(1, 3, 160, 224)] * ROUND_TRIPS
     assert torch.allclose(given[0][..., :150, :201], image, atol=1e-6)
     assert all(picture.min() >= 0 and picture.max() <= 1 for picture in given)
     with pytest.raises(ValueError, match="round trip of shape"):

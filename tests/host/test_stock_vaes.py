@@ -138,8 +138,11 @@ class TestStockVaes:
         image, _ = picture(64, 96)
         latent = stock(host, "VAEEncode", vae=vae, pixels=image)
         edited = stock(host, "VAEDecode", vae=vae, samples=latent)[..., :3]
-        assert run(host, "AsymVQChangeMask", edited=edited, source=image).any()
         assert not run(host, "AsymVQChangeMask", edited=edited, source=image, vae=vae).any()
+        edited[:, 16:48, 24:72] = 1 - edited[:, 16:48, 24:72]
+        mask = run(host, "AsymVQChangeMask", edited=edited, source=image, vae=vae, grow=0, feather=0)
+        assert mask[:, 20:44, 28:68].mean() > 0.9
+        assert mask.mean() < 0.5
 
     def test_another_size_is_an_error_with_both(self, host, stock_case):
         vae, samples, decoded = stock_case
