@@ -281,7 +281,8 @@ def _expected(edited: Tensor, source: Tensor, back: Callable[[Tensor], Tensor]) 
 def _with_drift(source: Tensor, edited: Tensor, expected: Tensor) -> Tensor:
     """`source` (3, h, w) with the drift that `edited` has of `expected`: what `_without_drift` undoes."""
     drift = _drift_between(edited, expected, torch.ones_like(source[0]))
-    drifted = source - torch.einsum("nhw,nc->chw", _positions(*source.shape[-2:], source), drift[:-3])
+    places = _positions(source.shape[-2], source.shape[-1], source)
+    drifted = source - torch.einsum("nhw,nc->chw", places, drift[:-3])
     drifted = torch.einsum("nhw,nc->chw", drifted, torch.linalg.inv(drift[-3:] + torch.eye(3).to(drift)))
     return drifted.clamp(-1, 1)
 

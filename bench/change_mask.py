@@ -224,7 +224,7 @@ def print_table(rows: Sequence[dict[str, str | float]]) -> None:
         print(f"| {kind} ({len(of)}) | {means[0]} | {worst:.3f} | {means[1]} |")
     empty = [row["nothing changed"] for row in rows]
     print(f"\nNothing changed: {sum(share == 0 for share in empty)} of {len(rows)} empty, at most {max(empty):.4f}.")
-    print(f"{np.mean([row['seconds'] for row in rows]):.2f} s a picture.")
+    print(f"{np.mean([float(row['seconds']) for row in rows]):.2f} s a picture.")
 
 
 def mean(rows: Sequence[dict[str, str | float]], key: str) -> str:
