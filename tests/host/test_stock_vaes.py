@@ -133,6 +133,17 @@ class TestStockVaes:
         output = run(host, "AsymVQDecode", keep="network", harmonise=1.0, **inputs)
         assert torch.equal(output, decoded)
 
+    def test_what_the_vae_does_by_itself_is_no_change(self, host, stock_case):
+        vae = stock_case[0]
+        image, _ = picture(64, 96)
+        latent = stock(host, "VAEEncode", vae=vae, pixels=image)
+        edited = stock(host, "VAEDecode", vae=vae, samples=latent)[..., :3].clone()
+        assert not run(host, "AsymVQChangeMask", edited=edited, source=image, vae=vae).any()
+        edited[:, 16:48, 24:72] = 1 - edited[:, 16:48, 24:72]
+        mask = run(host, "AsymVQChangeMask", edited=edited, source=image, vae=vae, grow=0, feather=0)
+        assert mask[:, 20:44, 28:68].mean() > 0.9
+        assert mask.mean() < 0.5
+
     def test_another_size_is_an_error_with_both(self, host, stock_case):
         vae, samples, decoded = stock_case
         image, mask = picture(128, 96, decoded.shape[-1])
