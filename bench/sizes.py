@@ -39,7 +39,7 @@ DRIFTS = ("own", "varying")
 RECIPE = dataclasses.replace(
     RECIPES["fidelity"],
     crop=96, crop_scale=(0.1875, 0.375), l1=0.0, l2=1.0, ssim=0.04, border=6.0, mask_scale=1.5, unconditioned=0.15,
-    through_harmonise=0.85, composed=True, lr=1e-3, decoder_lr=0.3, warm_up=50, average=0.99, measured=12,
+    through_harmonise=0.85, composed=True, lr=1e-3, decoder_lr=0.05, warm_up=50, average=0.99, measured=12,
 )  # fmt: skip
 
 
