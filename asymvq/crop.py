@@ -34,7 +34,11 @@ class Box:
 
     @classmethod
     def around(cls, pixels: Tensor) -> Box:
-        """The smallest that holds every True of (…, H, W) bool; an empty one where there is none."""
+        """The smallest that holds every True of (…, H, W) bool; an empty one where there is none. Of a tensor without
+        values (meta): all of it.
+        """
+        if pixels.is_meta:
+            return cls(0, 0, *pixels.shape[-2:])
         touched = pixels.reshape(-1, *pixels.shape[-2:]).any(dim=0)
         lines = [torch.nonzero(touched.any(dim=dim)).flatten() for dim in (1, 0)]
         first, sides = zip(

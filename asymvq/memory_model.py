@@ -54,7 +54,7 @@ def decode_bytes(
     # the picture, and what is made of image and mask before the first convolution
     around = 2 * config.image_channels * pixels + (10 * pixels if conditioned else 0)
     if conditioned and config.condition is not None and config.condition.sees_errors:
-        around += 2 * config.image_channels * pixels
+        around += 3 * config.image_channels * pixels  # the plain decode, what is shown, and the detail taken
     if lean.pays_for(config, latent_size, device):
         moments = [[attention / ATTENDED] * ATTENDED, *_striped_moments(config, pixels, conditioned)]
         row = 2 * latent_size[1] * config.factor * max(config.decoder_channels[:2])
