@@ -49,8 +49,8 @@ def with_detail_of(
 ) -> Tensor:
     """Edited pixels of the conditional decode with colours and light of `harmonised`, kept ones of the plain decode.
 
-    Around no edited pixel is there less energy of fine detail than in the plain decode, if a factor of up to STRONGEST
-    can make up for it. Gradients flow through `conditional`. Arguments as `errors_of`; (B, 3, H, W) float32.
+    Where the conditional decode has less fine detail than the plain one, its own is multiplied by up to STRONGEST to
+    make up for it. Gradients flow through `conditional`. Arguments as `errors_of`; (B, 3, H, W) float32.
 
     Args:
         factor: pixels a latent cell.
