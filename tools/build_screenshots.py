@@ -14,6 +14,8 @@ import io
 import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ RUNNABLE = ("01_quickstart", "outpainting", "train_decoder")
 SCALE = 0.8
 MARGIN = 160  # what the frontend lays over the canvas's edges
 BORDER = 12
+PATIENCE_MS = 1_800_000  # for each step, on a busy machine
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # the first start would show the templates
     "Comfy.VueNodes.Enabled": True,  # Nodes 2.0
@@ -45,6 +48,8 @@ SHOW_EXAMPLE = """name => {
         node.widgets[0].callback?.(name)
     }
 }"""
+PICTURES_ARE_THERE = """nodes => nodes.every(id => document.querySelector(`[data-node-id="${id}"] img`))
+    && [...document.querySelectorAll("[data-node-id] img")].every(image => image.complete && image.naturalWidth)"""
 PLACE = """([left, top, scale, margin]) => {
     app.canvas.deselectAll()
     app.canvas.ds.scale = scale
@@ -79,26 +84,38 @@ def shot(frontend: Any, name: str) -> Image.Image:
     page = frontend.page
     frontend.open(name)
     page.evaluate(SHOW_EXAMPLE, EXAMPLE)
-    page.wait_for_timeout(1000)
+    with_results = []
     if name in RUNNABLE:
         history = frontend.run()
         assert history["status"]["status_str"] == "success", history["status"]
-        page.wait_for_timeout(3000)  # pictures come in
+        with_results = [node for node, output in history["outputs"].items() if "images" in output]
     left, top, width, height = page.evaluate(BOUNDS)
     size = {"width": round(width * SCALE) + 2 * MARGIN, "height": round(height * SCALE) + 2 * MARGIN}
     page.set_viewport_size(size)
-    page.wait_for_timeout(500)
+    page.wait_for_function("size => innerWidth === size.width && innerHeight === size.height", arg=size)
     page.evaluate(PLACE, [left, top, SCALE, MARGIN])
     page.mouse.move(MARGIN // 2, size["height"] - MARGIN // 2)
-    page.wait_for_timeout(1500)
+    page.wait_for_function(PICTURES_ARE_THERE, arg=with_results)
     # the canvas may begin below the tabs
     x, y = page.evaluate("(() => { const r = app.canvas.canvas.getBoundingClientRect(); return [r.left, r.top] })()")
     clip = {
         "x": x + MARGIN - BORDER, "y": y + MARGIN - BORDER,
         "width": round(width * SCALE) + 2 * BORDER, "height": round(height * SCALE) + 2 * BORDER,
     }  # fmt: skip
-    with open_picture(io.BytesIO(page.screenshot(clip=clip))) as shot:
-        return shot.convert("RGB")
+    return settled(lambda: page.screenshot(clip=clip))
+
+
+def settled(take: Callable[[], bytes], tries: int = 100) -> Image.Image:
+    """The picture that is the same a second later, and another second: nothing is being drawn any more."""
+    drawn, same = b"", 0
+    for _ in range(tries):
+        before, drawn = drawn, take()
+        same = same + 1 if drawn == before else 0
+        if same == 2:
+            with open_picture(io.BytesIO(drawn)) as picture:
+                return picture.convert("RGB")
+        time.sleep(1)
+    raise TimeoutError(f"the page looked different in each of {tries} pictures")
 
 
 def main() -> None:
@@ -107,7 +124,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
-    from browser.conftest import LOAD_MS, WORKFLOWS, Frontend, add_empty_models, chromium
+    from browser.conftest import WORKFLOWS, Frontend, add_empty_models, chromium
     from host.conftest import make_base_folder
     from host.server import Server
     from playwright.sync_api import sync_playwright
@@ -123,8 +140,8 @@ def main() -> None:
             server.post(f"/settings/{name}", value)
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         try:
-            page = browser.new_page(viewport={"width": 1600, "height": 900})
-            page.set_default_timeout(LOAD_MS)
+            page = browser.new_page(viewport={"width": 1600, "height": 900}, reduced_motion="reduce")
+            page.set_default_timeout(PATIENCE_MS)
             frontend = Frontend(page, server)
             frontend.load()
             for workflow in WORKFLOWS:

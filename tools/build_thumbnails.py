@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch.nn.functional import interpolate, max_pool2d
 
 import asymvq
@@ -101,15 +101,28 @@ def paint_by_example() -> Image.Image:
 def train_decoder() -> Image.Image:
     """The training node with its live picture."""
     graph = read(ROOT / "docs" / "images" / "workflow_train_decoder.png", "RGB")
-    left, top, side = (round(graph.width * part) for part in (0.238, 0.462, 0.192))
+    left, top, side = (round(graph.width * part) for part in (0.2244, 0.447, 0.2195))
     return square(graph.crop((left, top, left + side, top + side)), 0)
 
 
+@torch.inference_mode()
 def text_to_image() -> Image.Image:
-    """Where the graph decodes the same latent twice."""
-    graph = read(ROOT / "docs" / "images" / "workflow_text_to_image.png", "RGB")
-    left, top, side = (round(graph.width * part) for part in (0.478, 0.0, 0.2))
-    return square(graph.crop((left, top, left + side, top + side)), 0)
+    """A prompt, a latent and its picture."""
+    vae = asymvq.load(ASSETS / "demo.safetensors", dtype=torch.float32)
+    latent = vae.encode(tensor("example.png", "RGB") * 2 - 1)[:, :3]
+    mean, spread = (statistic[..., None, None] for statistic in (latent.mean((2, 3)), latent.std((2, 3))))
+    cells = picture_of((latent - mean) / spread * 0.35)
+    picture = read(ASSETS / "example.png", "RGB")
+    left = 40
+    thumbnail = square(picture, left)
+    latent_half = square(cells.resize(picture.size, Image.Resampling.NEAREST), left).crop((0, 0, SIDE // 2, SIDE))
+    thumbnail.paste(latent_half)
+    draw = ImageDraw.Draw(thumbnail)
+    draw.line((SIDE // 2, 0, SIDE // 2, SIDE), fill="white", width=3)
+    draw.rounded_rectangle((30, SIDE - 86, SIDE - 31, SIDE - 31), 12, fill=(30, 31, 34), outline="white", width=3)
+    font = ImageFont.load_default(size=22)
+    draw.text((SIDE // 2, SIDE - 58), "an island of palms at dusk", fill="white", font=font, anchor="mm")
+    return thumbnail
 
 
 @torch.inference_mode()

@@ -139,7 +139,6 @@ class Frontend:
         self.page.wait_for_function(
             "count => window.app?.vueAppReady && window.app.rootGraph?.nodes.length === count",
             arg=count,
-            timeout=LOAD_MS,
         )
         self.loaded = True
 
@@ -147,7 +146,7 @@ class Frontend:
         """The frontend, where it is not there yet; that takes much longer than opening a workflow in it."""
         if not self.loaded:
             self.page.goto(self.server.url)
-            self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph", timeout=LOAD_MS)
+            self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph")
             self.loaded = True
 
     def open_empty(self) -> None:
@@ -168,7 +167,6 @@ class Frontend:
             """([kind, begins]) => app.rootGraph.nodes.find(node => node.type === kind).widgets.find(
                 widget => widget.name === "$$node-text-preview")?.value?.startsWith(begins)""",
             arg=[kind, begins],
-            timeout=LOAD_MS,
         )
         return self.texts()[kind]
 
