@@ -146,14 +146,18 @@ def found_change(
     """Another background, as an edit model gives it: colours drifted, and all of it once through a VAE."""
     tint = torch.tensor([0.08, 0.0, -0.06])[None, :, None, None]
     edited = (torch.lerp(image, example, mask) * 0.9 + tint).clamp(-1, 1)
-    edited = asymvq.decode(vae, vae.encode(edited)).clamp(-1, 1)
-    found = asymvq.change_mask(edited, image)
+
+    def round_trip(picture: torch.Tensor) -> torch.Tensor:
+        return asymvq.decode(vae, vae.encode(picture)).clamp(-1, 1)
+
+    edited = round_trip(edited)
+    found = asymvq.change_mask(edited, image, round_trip=round_trip)
     difference = (edited - image).abs() * 2 - 1
     return [
         ("Source", picture_of(image)),
         ("Edit", picture_of(edited)),
         ("Differences", picture_of(difference.clamp(-1, 1))),
-        ("Mask From Change", picture_of(found.expand(-1, 3, -1, -1) * 2 - 1)),
+        ("Mask From Change, with vae", picture_of(found.expand(-1, 3, -1, -1) * 2 - 1)),
     ]
 
 
