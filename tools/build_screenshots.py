@@ -1,21 +1,24 @@
-"""Makes the pictures of the workflows in `docs/images`: as ComfyUI's frontend draws them, with results where they run.
+"""Makes the pictures of workflows in `docs/images`: as ComfyUI's frontend draws them, with results where they run.
 
     python tools/build_screenshots.py COMFYUI [NAME …]
 
 Takes a ComfyUI checkout, and starts it; Chromium and Playwright have to be installed. Workflows that need files which
 are not bundled are shown as they open, with empty files of these names, and with the bundled pictures and a clip of
-one where an artist loads some. `build_thumbnails.py` cuts from these pictures.
+one where an artist loads some. `build_thumbnails.py` cuts from these pictures. One more, `blueprint_inpaint`, shows a
+blueprint and what is in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from asymvq.pictures import open_picture
 ROOT = Path(__file__).parents[1]
 ASSETS, EXAMPLE = ROOT / "asymvq" / "assets", "seascape.png"
 RUNNABLE = ("01_quickstart", "outpainting", "train_decoder")
+BLUEPRINT = "blueprint_inpaint"
+BLUEPRINT_FILE = ROOT / "subgraphs" / "Inpaint, keep the rest.json"
 SCALE = 0.8
 MARGIN = 160  # what the frontend lays over the canvas's edges
 BORDER = 12
@@ -38,6 +43,14 @@ SETTINGS = {
 }
 BOUNDS = """() => {
     const boxes = app.rootGraph.groups.map(group => Array.from(group.boundingRect))
+    const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])))
+    const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])))
+    return [left, top, right - left, bottom - top]
+}"""
+NODE_BOUNDS = """() => {
+    const graph = app.canvas.graph
+    const nodes = [...graph.nodes, graph.inputNode, graph.outputNode].filter(Boolean)
+    const boxes = nodes.map(node => Array.from(node.boundingRect))
     const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])))
     const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])))
     return [left, top, right - left, bottom - top]
@@ -89,13 +102,31 @@ def shot(frontend: Any, name: str) -> Image.Image:
         history = frontend.run()
         assert history["status"]["status_str"] == "success", history["status"]
         with_results = [node for node, output in history["outputs"].items() if "images" in output]
-    left, top, width, height = page.evaluate(BOUNDS)
+    return framed(page, page.evaluate(BOUNDS), with_results)
+
+
+def blueprint_shot(frontend: Any) -> Image.Image:
+    """On the left the node, on the right what is in it."""
+    page = frontend.page
+    page.evaluate("graph => app.loadGraphData(graph)", json.loads(BLUEPRINT_FILE.read_text("utf-8")))
+    outer = framed(page, page.evaluate(NODE_BOUNDS))
+    page.evaluate("() => { const [node] = app.rootGraph.nodes; app.canvas.openSubgraph(node.subgraph, node) }")
+    inner = framed(page, page.evaluate(NODE_BOUNDS))
+    sheet = Image.new("RGB", (outer.width + inner.width, max(outer.height, inner.height)), inner.getpixel((0, 0)))
+    sheet.paste(outer, (0, (sheet.height - outer.height) // 2))
+    sheet.paste(inner, (outer.width, (sheet.height - inner.height) // 2))
+    return sheet
+
+
+def framed(page: Any, bounds: list[float], with_results: Sequence[str] = ()) -> Image.Image:
+    """The part of the graph in `bounds`, once nodes `with_results` have their pictures."""
+    left, top, width, height = bounds
     size = {"width": round(width * SCALE) + 2 * MARGIN, "height": round(height * SCALE) + 2 * MARGIN}
     page.set_viewport_size(size)
     page.wait_for_function("size => innerWidth === size.width && innerHeight === size.height", arg=size)
     page.evaluate(PLACE, [left, top, SCALE, MARGIN])
     page.mouse.move(MARGIN // 2, size["height"] - MARGIN // 2)
-    page.wait_for_function(PICTURES_ARE_THERE, arg=with_results)
+    page.wait_for_function(PICTURES_ARE_THERE, arg=list(with_results))
     # the canvas may begin below the tabs
     x, y = page.evaluate("(() => { const r = app.canvas.canvas.getBoundingClientRect(); return [r.left, r.top] })()")
     clip = {
@@ -144,11 +175,17 @@ def main() -> None:
             page.set_default_timeout(PATIENCE_MS)
             frontend = Frontend(page, server)
             frontend.load()
-            for workflow in WORKFLOWS:
-                if not args.names or workflow.stem in args.names:
-                    picture = shot(frontend, workflow.stem)
-                    picture.save(ROOT / "docs" / "images" / f"workflow_{workflow.stem}.png", optimize=True)
-                    print(f"workflow_{workflow.stem}.png: {picture.width} × {picture.height}", flush=True)
+            shots = {
+                f"workflow_{workflow.stem}": partial(shot, frontend, workflow.stem)
+                for workflow in WORKFLOWS
+                if not args.names or workflow.stem in args.names
+            }
+            if not args.names or BLUEPRINT in args.names:
+                shots[BLUEPRINT] = partial(blueprint_shot, frontend)
+            for name, take in shots.items():
+                picture = take()
+                picture.save(ROOT / "docs" / "images" / f"{name}.png", optimize=True)
+                print(f"{name}.png: {picture.width} × {picture.height}", flush=True)
         finally:
             browser.close()
             server.stop()
