@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,16 +173,34 @@ class Frontend:
     def search(self, term: str) -> Any:
         """Types it where an artist looks for nodes; the results."""
         dialog = self.page.get_by_role("dialog")
+        options = dialog.get_by_role("option")
         for _ in range(20):  # a first start shows the templates, at some time
             self.page.keyboard.press("Escape")
-            self.page.wait_for_timeout(500)
+            self._wait_until(lambda: not dialog.count())
             self.page.mouse.dblclick(900, 400)
-            self.page.wait_for_timeout(500)
-            if dialog.get_by_role("option").count():
+            if self._wait_until(lambda: bool(options.count())):
                 break
-        self.page.keyboard.type(term)
-        self.page.wait_for_timeout(1000)  # the list is not that of a part of the term
-        return dialog.get_by_role("option")
+        before = options.all_inner_texts()
+        self.page.keyboard.insert_text(term)  # at once: the list is never that of a part of the term
+        assert self._wait_until(lambda: options.all_inner_texts() != before, tries=100), term
+        self._settle(options.all_inner_texts)
+        return options
+
+    def _wait_until(self, holds: Callable[[], bool], tries: int = 10) -> bool:
+        """Whether it comes to hold, looking every 0.1 s."""
+        for _ in range(tries):
+            if holds():
+                return True
+            self.page.wait_for_timeout(100)
+        return holds()
+
+    def _settle(self, look: Callable[[], object]) -> None:
+        """Until the same is seen for 0.3 s."""
+        seen, same = look(), 0
+        while same < 3:
+            self.page.wait_for_timeout(100)
+            now = look()
+            seen, same = now, same + 1 if now == seen else 0
 
     def texts(self) -> dict[str, str]:
         """What stands on nodes, by their kinds."""
