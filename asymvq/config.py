@@ -55,6 +55,10 @@ class ConditionKind(str, Enum):
     """They scale and shift them, and start by changing nothing."""
 
 
+AFFINE_FLAGS = ("sees_errors", "in_blocks")
+"""What an affine condition may do besides, as fields of `ConditionConfig`."""
+
+
 @dataclass(frozen=True)
 class ConditionConfig:
     """The branch that shows the kept pixels to the decoder."""
@@ -68,16 +72,18 @@ class ConditionConfig:
     """Affine: the width of its feature maps. A blend's widths are the decoder's."""
     sees_errors: bool = False
     """Affine: whether it is also shown what the plain decode gets wrong (`asymvq.conditions.Condition`)."""
+    in_blocks: bool = False
+    """Affine: whether it also scales and shifts what the residual blocks' convolutions take."""
 
     @classmethod
-    def affine(cls, channels: int = 64, *, sees_errors: bool = True) -> ConditionConfig:
-        return cls(kind=ConditionKind.AFFINE, channels=channels, sees_errors=sees_errors)
+    def affine(cls, channels: int = 64, *, sees_errors: bool = True, in_blocks: bool = True) -> ConditionConfig:
+        return cls(kind=ConditionKind.AFFINE, channels=channels, sees_errors=sees_errors, in_blocks=in_blocks)
 
     def to_dict(self) -> dict[str, Any]:
         """As `json.dumps` takes it, and `from_dict` takes back."""
         if self.kind is ConditionKind.AFFINE:
-            errors = {"sees_errors": True} if self.sees_errors else {}
-            return {"kind": self.kind.value, "channels": self.channels, **errors}
+            more = {name: True for name in AFFINE_FLAGS if getattr(self, name)}
+            return {"kind": self.kind.value, "channels": self.channels, **more}
         return {"sees_mask": self.sees_mask, "mask_reduction": self.mask_reduction.value}
 
     @classmethod
@@ -88,11 +94,12 @@ class ConditionConfig:
             ValueError: other fields, or values of another kind.
         """
         if isinstance(data, Mapping) and data.get("kind") == ConditionKind.AFFINE.value:
-            if set(data) - {"sees_errors"} != {"kind", "channels"}:
+            if set(data) - set(AFFINE_FLAGS) != {"kind", "channels"}:
                 raise ValueError(
-                    f"Expected an affine condition of kind, channels and perhaps sees_errors, but got {_cut(data)}."
+                    f"Expected an affine condition of kind, channels and perhaps {' and '.join(AFFINE_FLAGS)}, but got "
+                    f"{_cut(data)}."
                 )
-            return cls.affine(data["channels"], sees_errors=data.get("sees_errors", False))
+            return cls.affine(data["channels"], **{name: data.get(name, False) for name in AFFINE_FLAGS})
         if isinstance(data, Mapping) and data.get("coarsest") is True:
             # an early field that said what always is
             data = {name: value for name, value in data.items() if name != "coarsest"}
@@ -117,12 +124,13 @@ class ConditionConfig:
                     "Expected neither sees_mask nor mask_reduction with an affine condition, which always sees the "
                     f"mask, but got {_cut(self.sees_mask)} and {_cut(self.mask_reduction)}."
                 )
-        elif self.channels is not None or self.sees_errors is not False:
+        elif self.channels is not None or any(getattr(self, name) is not False for name in AFFINE_FLAGS):
+            got = ", ".join(f"{name} {_cut(getattr(self, name))}" for name in ("channels", *AFFINE_FLAGS))
             raise ValueError(
-                "Expected neither channels nor sees_errors with a blend, whose widths are the decoder's, but got "
-                f"{_cut(self.channels)} and {_cut(self.sees_errors)}."
+                f"Expected neither channels nor {' nor '.join(AFFINE_FLAGS)} with a blend, whose widths are the "
+                f"decoder's, but got {got}."
             )
-        for name in ("sees_mask", "sees_errors"):
+        for name in ("sees_mask", *AFFINE_FLAGS):
             if type(value := getattr(self, name)) is not bool:
                 raise ValueError(f"Expected {name} to be true or false, but got {_cut(value)}.")
         if not isinstance(self.mask_reduction, MaskReduction):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def step_costs(decoder: Decoder, steps: Sequence[Step], latent: Tensor, *, conditioned: bool) -> list[float]:
     """Multiplications of each step for one picture: its weights at every pixel, and in attention every pixel with every
-    other one. A condition's maps count where they are made, at its first point.
+    other one. A condition's maps count where they are made, at its first point; what it does, at its points and in the
+    blocks that it works in.
 
     Args:
         steps: `decoder.walk()`.
@@ -30,7 +31,8 @@ def step_costs(decoder: Decoder, steps: Sequence[Step], latent: Tensor, *, condi
         if isinstance(step, Run):
             part = step.part.conv if isinstance(step.part, Stage) else step.part
             pixels *= 4 if isinstance(part, Upsample) else 1
-            costs.append(_weights(part) * pixels)
+            inside = None if encoder is None or step.place is None else encoder.of_block(*step.place)
+            costs.append((_weights(part) + _weights(inside)) * pixels)
             if isinstance(part, AnyAttention):
                 costs[-1] += 2 * part.channels * pixels**2
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from .conditions import condition_of
 from .conditions.blend import blend, reduce_mask
 from .config import Config
 from .cost import step_costs
-from .layers import Blocks, Middle, Ops, Stage, UpLevel
+from .layers import Blocks, Middle, Ops, Residual, Stage, UpLevel
 from .walk import ConditionPoint, Report, Run, Step, reported
 from .widening import Widening
 
@@ -40,7 +41,16 @@ class Decoder(nn.Module):
         )  # fmt: skip
         self.norm_out = None if blocks.norm is None else blocks.norm(channels[0])
         self.conv_out = ops.Conv2d(channels[0], config.image_channels, kernel_size=3, padding=1)
-        self.condition_encoder = condition_of(config, ops)
+        self.condition_encoder = condition_of(config, ops, self.stage_channels)
+
+    @property
+    def stage_channels(self) -> list[list[list[int]]]:
+        """Of the features that each stage activates, of each residual block of each level, fine to coarse."""
+        levels = cast(Iterable[UpLevel], self.up)
+        return [
+            [[stage.conv.in_channels for stage in cast(Residual, block).stages] for block in level.block]
+            for level in levels
+        ]
 
     def enter(self, latent: Tensor) -> Tensor:
         """The latent's first features."""
@@ -51,7 +61,7 @@ class Decoder(nn.Module):
         steps: list[Step] = [Run(self.enter), *([] if self.mid is None else self.mid.walk())]
         for i, level in reversed(list(enumerate(self.up))):
             assert isinstance(level, UpLevel)
-            steps += [ConditionPoint(i + 1), *level.walk()]
+            steps += [ConditionPoint(i + 1), *level.walk(i)]
         return [*steps, ConditionPoint(0), Run(self.last_stage)]
 
     @property
@@ -91,7 +101,7 @@ class Decoder(nn.Module):
         h = latent
         for step in self.reported_walk(latent, report, conditioned=condition is not None):
             if isinstance(step, Run):
-                h = step(h)
+                h = step(h, () if condition is None or step.place is None else condition.inside(*step.place))
             elif condition is not None:
                 h = condition.apply(step.level, h)
         return h

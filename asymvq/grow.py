@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .autoencoder import AsymmetricAutoencoder
 from .autoencoders import family_of, preset_name
-from .config import ConditionConfig, Config
+from .config import AFFINE_FLAGS, ConditionConfig, Config
 from .widening import repeated
 
 _FACTORS = {"base": (1.0, 0), "1.5x": (1.5, 1), "2x": (2.0, 3)}
@@ -143,13 +143,13 @@ def _check_growth(old: Config, new: Config) -> None:
 
 
 def _condition_fits(old: ConditionConfig | None, new: ConditionConfig | None) -> bool:
-    """Of one kind, it stays as it is; or it is wider, or sees errors from now on."""
+    """Of one kind, it stays as it is; or it is wider, or sees errors or works in the blocks from now on."""
     if old is None or new is None or old.kind is not new.kind:
         return True
     if old.channels is None or new.channels is None:
         return old == new
-    grown = dataclasses.replace(old, channels=new.channels, sees_errors=new.sees_errors or old.sees_errors)
-    return new == grown and new.channels >= old.channels
+    more = {name: getattr(new, name) or getattr(old, name) for name in AFFINE_FLAGS}
+    return new == dataclasses.replace(old, channels=new.channels, **more) and new.channels >= old.channels
 
 
 def _sizes(config: Config) -> tuple[int, ...]:

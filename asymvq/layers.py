@@ -6,7 +6,7 @@ from family to family, norms and residual blocks, comes as `Blocks`. Attribute n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .walk import Run
+from .walk import Change, Run
 from .widening import Part, Widening
 
 
@@ -78,8 +78,9 @@ class Stage(NamedTuple):
     norm: nn.Module | None = None
     activation: Callable[..., Tensor] | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.conv(self.activated(x, x if self.norm is None else self.norm(x)))
+    def __call__(self, x: Tensor, change: Change | None = None) -> Tensor:
+        normed = x if self.norm is None else self.norm(x)
+        return self.conv(self.activated(x, normed if change is None else change(normed, 0, x.shape[-2])))
 
     def activated(self, x: Tensor, normed: Tensor) -> Tensor:
         """`x` is what `normed` was made of: it is left alone, `normed` is not, where it is another tensor."""
@@ -108,10 +109,11 @@ class Residual(Part):
         """Of 1×1, where the widths differ."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, changes: Sequence[Change] = ()) -> Tensor:
+        """`changes`: what a condition does to the features that each stage activates, or none."""
         h = x
-        for stage in self.stages:
-            h = stage(h)
+        for number, stage in enumerate(self.stages):
+            h = stage(h, changes[number] if changes else None)
         shortcut = self.shortcut
         h = h + (x if shortcut is None else shortcut(x))
         return h if self.after is None else self.after(h, inplace=True)
@@ -306,8 +308,10 @@ class Level(Part):
         """The change of resolution."""
         raise NotImplementedError
 
-    def walk(self) -> list[Run]:
-        steps = [Run(block, recompute=self.recompute) for block in self.block]
+    def walk(self, level: int | None = None) -> list[Run]:
+        """`level`: this one's number in a decoder, where a condition may change what is inside its blocks."""
+        places = [None if level is None else (level, number) for number in range(len(self.block))]
+        steps = [Run(block, self.recompute, place) for block, place in zip(self.block, places, strict=True)]
         return steps if self.resample is None else [*steps, Run(self.resample)]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ convolution, and so do the condition's maps at full resolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from .config import Config
 from .decoder import Decoder
 from .layers import Residual, Stage, Upsample
 from .stripes import stripe_values, stripes
-from .walk import Report, Run
+from .walk import Change, Report, Run
 
 if TYPE_CHECKING:
     from .autoencoder import AsymmetricAutoencoder
@@ -83,7 +83,8 @@ def _decode_one(decoder: Decoder, latent: Tensor, given: dict[str, Tensor], repo
     condition, h = None, latent
     for step in decoder.reported_walk(latent, report, conditioned=bool(given)):
         if isinstance(step, Run):
-            h = _striped(step.part, h)
+            changes = () if condition is None or step.place is None else condition.inside(*step.place)
+            h = _striped(step.part, h, changes)
         elif given:
             if condition is None:  # not earlier: the middle's attention takes memory too
                 assert decoder.condition_encoder is not None
@@ -92,10 +93,14 @@ def _decode_one(decoder: Decoder, latent: Tensor, given: dict[str, Tensor], repo
     return h
 
 
-def _striped(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """What `part` makes of x, which is not used again; in stripes where its kind is known."""
-    if isinstance(part, Residual) and part.local:
-        return _residual(part, x)
+def _striped(part: Callable[..., Tensor], x: Tensor, changes: Sequence[Change]) -> Tensor:
+    """What `part` makes of x, which is not used again; in stripes where its kind is known.
+
+    Args:
+        changes: of a residual block, as `Run` takes them.
+    """
+    if isinstance(part, Residual):
+        return _residual(part, x, changes) if part.local else part(x, changes)
     if isinstance(part, Upsample):
         return _upsample(part.conv, x)
     if isinstance(part, Stage):
@@ -115,15 +120,15 @@ def _upsample(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return result
 
 
-def _residual(block: Residual, x: Tensor) -> Tensor:
+def _residual(block: Residual, x: Tensor, changes: Sequence[Change]) -> Tensor:
     """The block's output, in the memory of `x` where it fits there."""
     *before, final = block.stages
-    h = x
+    h, by_stage = x, iter(changes)
     for stage in before:
         # the block's input stays; what comes between is overwritten where it can be
         channels = stage.conv.out_channels
         target = h if h is not x and h.shape[1] == channels else h.new_empty(1, channels, *h.shape[-2:])
-        _stage(stage, h, _into(target), in_place=target is h)
+        _stage(stage, h, _into(target), next(by_stage, None), in_place=target is h)
         h = target
     channels, shortcut, after = final.conv.out_channels, block.shortcut, block.after
     result = x[:, :channels] if channels <= x.shape[1] else x.new_empty(1, channels, *x.shape[-2:])
@@ -134,14 +139,15 @@ def _residual(block: Residual, x: Tensor) -> Tensor:
         total = rows + (old if shortcut is None else shortcut(old))
         result[..., first:last, :] = total if after is None else after(total, inplace=True)
 
-    _stage(final, h, put)
+    _stage(final, h, put, next(by_stage, None))
     return result
 
 
-def _stage(stage: Stage, x: Tensor, put: _Put, *, in_place: bool = False) -> None:
+def _stage(stage: Stage, x: Tensor, put: _Put, change: Change | None = None, *, in_place: bool = False) -> None:
     """Gives `put` the stage's rows of x (1, C, H, W), stripe by stripe. The convolution is 3×3.
 
     Args:
+        change: what a condition does to what the stage activates.
         in_place: `put` writes the rows into x.
     """
     height, width = x.shape[-2:]
@@ -154,7 +160,8 @@ def _stage(stage: Stage, x: Tensor, put: _Put, *, in_place: bool = False) -> Non
             if above is not None:
                 rows = torch.cat([above, x[..., first:bottom, :]], dim=-2)
             above = x[..., last - 1 : last, :].clone()
-        rows = stage.activated(rows, normalise(rows)).to(x.dtype)
+        normed = normalise(rows)
+        rows = stage.activated(rows, normed if change is None else change(normed, top, bottom)).to(x.dtype)
         put(first, last, conv(rows)[..., first - top : last - top, :])
 
 

@@ -100,9 +100,14 @@ def _plain_steps(config: Config, pixels: float, conditioned: bool, dtype: torch.
     for level, width in reversed(list(enumerate(widths))):
         here, before = pixels / 4**level, entering[level]
         waiting = sum(maps[: level + 1])
+        held = 0.0
         if maps:
             yield waiting + _applied(config, before) * here
+            held = _inside(config) * here
+            # in a block: scale and shift together, and what they make of the features, beside the map
+            waiting += held + (3 * max(before, width) * here if held else 0)
         yield waiting + _block_values(config, before, width, config.decoder_block_counts[level], dtype) * here
+        waiting = sum(maps[: level + 1]) + held
         if level:  # enlarged features, before and after their convolution
             yield waiting + (5 * width + 4 * entering[level - 1]) * here
 
@@ -127,9 +132,11 @@ def _striped_moments(config: Config, pixels: float, conditioned: bool) -> Iterat
     for level, width in reversed(list(enumerate(widths))):
         here, before = pixels / 4**level, entering[level]
         waiting = maps[: level + 1]
-        if len(maps) > level + 1 and level:
-            own = _own_maps(config)
-            yield [*waiting, *([before * here, own * here] if own else [before * here] * 3)]
+        if len(maps) > level + 1:
+            own, held = _own_maps(config), _inside(config) * here
+            if level:
+                yield [*waiting, *([before * here, own * here] if own else [before * here] * 3)]
+            waiting = [*waiting, held]
         # a block's result takes its input's memory where it fits there
         grown = width if width > before else 0
         yield [*waiting, before * here, width * here, grown * here]
@@ -152,6 +159,11 @@ def _maps(config: Config, pixels: float) -> list[float]:
 def _own_maps(config: Config) -> int | None:
     """The width of a condition's maps, where it is not that of the features. Such maps are applied in stripes."""
     return None if config.condition is None else config.condition.channels
+
+
+def _inside(config: Config) -> int:
+    """Values a pixel of the map that is held while a level's blocks run."""
+    return 0 if config.condition is None or not config.condition.in_blocks else _own_maps(config) or 0
 
 
 def _applied(config: Config, features: int) -> int:

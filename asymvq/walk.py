@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+Change = Callable[[Tensor, int, int], Tensor]
+"""What a condition makes of rows of features (B, C, h, w), from the first to before the last row."""
 Report = Callable[[float], None]
 """Called with the share of a network's work that is done, above 0 and below 1. What it raises ends the work."""
 
@@ -16,12 +18,16 @@ Report = Callable[[float], None]
 class Run(NamedTuple):
     """Features through a part of the network."""
 
-    part: Callable[[Tensor], Tensor]
+    part: Callable[..., Tensor]
     recompute: bool = False
     """Training: keep only the input, and compute the rest again for the gradient."""
+    place: tuple[int, int] | None = None
+    """A residual block's level and its number there, where a condition may change what is inside."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return cast(Tensor, checkpoint(self.part, x, use_reentrant=False)) if self.recompute else self.part(x)
+    def __call__(self, x: Tensor, changes: Sequence[Change] = ()) -> Tensor:
+        """`changes`: of a residual block, one for each of its stages, or none."""
+        given = (x, changes) if changes else (x,)
+        return cast(Tensor, checkpoint(self.part, *given, use_reentrant=False)) if self.recompute else self.part(*given)
 
 
 class ConditionPoint(NamedTuple):

@@ -21,8 +21,9 @@ from asymvq.detail import low_pass, with_detail_of
 from asymvq.grow import grow, grown_config
 
 AFFINE = ConditionConfig.affine(16)
-BLIND = ConditionConfig.affine(16, sees_errors=False)
-KINDS = pytest.mark.parametrize("kind", [AFFINE, BLIND], ids=["sees errors", "does not"])
+OUTSIDE = ConditionConfig.affine(16, in_blocks=False)
+BLIND = ConditionConfig.affine(16, sees_errors=False, in_blocks=False)
+KINDS = pytest.mark.parametrize("kind", [AFFINE, OUTSIDE, BLIND], ids=["in blocks", "sees errors", "does neither"])
 
 
 def striped(vae, latent, **condition):
@@ -45,6 +46,15 @@ def fresh(name: str, kind: ConditionConfig) -> AsymmetricAutoencoder:
     return vae.eval().requires_grad_(False)
 
 
+@torch.no_grad()
+def stir(vae: AsymmetricAutoencoder) -> None:
+    """Everything of the condition that starts as zeros does something."""
+    encoder = vae.decoder.condition_encoder
+    for head in (*encoder.scales, *encoder.shifts, *([] if encoder.blocks is None else encoder.blocks.modules())):
+        if isinstance(head, torch.nn.Conv2d):
+            head.weight.normal_(0, 0.1)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @KINDS
 @torch.no_grad()
@@ -63,8 +73,7 @@ def test_it_starts_as_the_stock_decoder(name, kind, blob_mask):
 @torch.no_grad()
 def test_stripes_are_the_decoder_up_to_rounding(name, size, kind, monkeypatch, blob_mask):
     vae = built(dataclasses.replace(CONFIGS[name], condition=kind))
-    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
-        head.weight.normal_(0, 0.1)
+    stir(vae)
     latent, condition = given(vae.config, blob_mask)
     expected = vae.decode(latent, **condition, striped=False)
     assert (expected - vae.decode(latent)).abs().max() > 1e-3
@@ -76,8 +85,7 @@ def test_stripes_are_the_decoder_up_to_rounding(name, size, kind, monkeypatch, b
 @torch.no_grad()
 def test_with_nothing_kept_in_reach_nothing_changes(kind, blob_mask):
     vae = built(dataclasses.replace(CONFIGS["TAESD"], condition=kind))
-    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
-        head.weight.normal_(0, 0.1)
+    stir(vae)
     latent, condition = given(vae.config, blob_mask, cells=(4, 24), count=1)
     condition["mask"] = torch.ones_like(condition["mask"])
     assert torch.equal(vae.decode(latent, **condition), vae.decode(latent))
@@ -92,8 +100,7 @@ def test_with_nothing_kept_in_reach_nothing_changes(kind, blob_mask):
 @torch.no_grad()
 def test_what_is_edited_is_not_seen(kind, blob_mask):
     vae = built(dataclasses.replace(CONFIGS["KL"], condition=kind))
-    for head in vae.decoder.condition_encoder.shifts:
-        head.weight.normal_(0, 0.1)
+    stir(vae)
     latent, condition = given(vae.config, blob_mask)
     other = condition["image"] + condition["mask"]
     expected = vae.decode(latent, **condition)
@@ -123,15 +130,15 @@ def test_diffusers_cannot_hold_it(tmp_path):
 
 
 def test_only_what_needs_it_is_written_in_the_newer_format():
-    for condition, version in ((None, 1), (ConditionConfig(), 1), (BLIND, 2), (AFFINE, 3)):
+    for condition, version in ((None, 1), (ConditionConfig(), 1), (BLIND, 2), (OUTSIDE, 3), (AFFINE, 4)):
         vae = built(dataclasses.replace(CONFIGS["KL"], condition=condition))
         tensors = to_native(vae, vae.config)
         data = json.loads(bytes(tensors[CONFIG_KEY].tolist()))
         assert data["format"] == version
         assert from_native(tensors)[0] == vae.config
-        data["format"] = 4
+        data["format"] = 5
         tensors[CONFIG_KEY] = torch.tensor(list(json.dumps(data).encode()), dtype=torch.uint8)
-        with pytest.raises(CheckpointError, match="format version 3 or older, but got 4"):
+        with pytest.raises(CheckpointError, match="format version 4 or older, but got 5"):
             from_native(tensors)
 
 
@@ -143,8 +150,10 @@ def test_only_what_needs_it_is_written_in_the_newer_format():
         {"kind": ConditionKind.AFFINE, "channels": 8, "sees_mask": True},
         {"kind": ConditionKind.AFFINE, "channels": 8, "mask_reduction": MaskReduction.ANY},
         {"kind": ConditionKind.AFFINE, "channels": 8, "sees_errors": 1},
+        {"kind": ConditionKind.AFFINE, "channels": 8, "in_blocks": "yes"},
         {"channels": 8},
         {"sees_errors": True},
+        {"in_blocks": True},
         {"kind": "affine", "channels": 8},
     ],
 )
@@ -166,8 +175,7 @@ def test_unreadable_conditions_are_refused(data):
 @torch.no_grad()
 def test_it_grows_along(name, preset, blob_mask):
     vae = built(dataclasses.replace(CONFIGS[name], condition=AFFINE))
-    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
-        head.weight.normal_(0, 0.1)
+    stir(vae)
     grown = grow(vae, grown_config(vae.config, preset))
     latent, condition = given(vae.config, blob_mask)
     for how in ({}, condition):
@@ -176,12 +184,11 @@ def test_it_grows_along(name, preset, blob_mask):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("start", [AFFINE, BLIND], ids=["seeing", "blind"])
+@pytest.mark.parametrize("start", [AFFINE, OUTSIDE, BLIND], ids=["in blocks", "seeing", "blind"])
 @torch.no_grad()
 def test_it_can_be_wider(name, start, blob_mask):
     vae = built(dataclasses.replace(CONFIGS[name], condition=start))
-    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
-        head.weight.normal_(0, 0.1)
+    stir(vae)
     wider = ConditionConfig.affine(AFFINE.channels + 5)
     grown, seeing = (grow(vae, vae.config.replaced(condition=condition)) for condition in (wider, AFFINE))
     latent, condition = given(vae.config, blob_mask)
@@ -195,8 +202,7 @@ def test_it_can_be_wider(name, start, blob_mask):
 @torch.no_grad()
 def test_one_without_errors_can_learn_to_see_them(blob_mask):
     vae = built(dataclasses.replace(CONFIGS["KL"], condition=BLIND))
-    for head in (*vae.decoder.condition_encoder.scales, *vae.decoder.condition_encoder.shifts):
-        head.weight.normal_(0, 0.1)
+    stir(vae)
     seeing = grow(vae, vae.config.replaced(condition=AFFINE))
     latent, condition = given(vae.config, blob_mask)
     mask, plain = condition["mask"], vae.decode(latent)
@@ -212,8 +218,7 @@ def test_one_without_errors_can_learn_to_see_them(blob_mask):
 def test_errors_are_seen_where_they_should(kind, blob_mask):
     """What harmonising did leads to other detail, and edited pixels have its colours; kept ones are plainly decoded."""
     vae = built(dataclasses.replace(CONFIGS["KL"], condition=kind))
-    for head in vae.decoder.condition_encoder.shifts:
-        head.weight.normal_(0, 0.1)
+    stir(vae)
     latent, condition = given(vae.config, blob_mask)
     plain = vae.decode(latent)
     if not kind.sees_errors:

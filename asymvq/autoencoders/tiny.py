@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from ..decoder import Decoder
 from ..encoder import Encoder
 from ..layers import Blocks, Ops, Residual, Stage, Upsample
 from ..text import shown
-from ..walk import Run, Step
+from ..walk import Change, Run, Step
 from ..widening import Widening
 from .codec import ScaledLatent
 from .hints import Hints
@@ -162,8 +162,8 @@ class TinyBlock(Residual):
     def shortcut(self) -> nn.Conv2d | None:
         return self.nin_shortcut
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.pool is None else x + self.pool(x))
+    def forward(self, x: Tensor, changes: Sequence[Change] = ()) -> Tensor:
+        return super().forward(x if self.pool is None else x + self.pool(x), changes)
 
     def grow_from(self, old: Residual, widening: Widening) -> None:
         super().grow_from(old, widening)

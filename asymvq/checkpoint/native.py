@@ -20,7 +20,7 @@ from .errors import CheckpointError, shown
 
 PREFIX = "asymvq."
 CONFIG_KEY = PREFIX + "config"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """The newest that is read. What versions before it can read too is written as theirs."""
 MAX_CONFIG_BYTES = 2**16
 
@@ -67,9 +67,11 @@ def native_metadata(config: Config, extra: Mapping[str, str] | None = None) -> d
 
 
 def format_version(config: Config) -> int:
-    """3 has conditions that see errors, 2 affine ones; 1 is all before."""
+    """4 has conditions inside the blocks, 3 those that see errors, 2 affine ones; 1 is all before."""
     if config.condition is None or config.condition.kind is not ConditionKind.AFFINE:
         return 1
+    if config.condition.in_blocks:
+        return 4
     return 3 if config.condition.sees_errors else 2
 
 

@@ -77,7 +77,9 @@ def _condition(condition: dict[str, Any] | None) -> str:
         return "none: a plain decoder"
     if condition.get("kind") == ConditionKind.AFFINE.value:
         sees = ", and so do the plain decode's errors" if condition.get("sees_errors") else ""
-        return f"affine, {condition['channels']} channels: kept pixels scale and shift the decoder's features{sees}"
+        inside = ", inside its residual blocks too" if condition.get("in_blocks") else ""
+        channels = f"affine, {condition['channels']} channels"
+        return f"{channels}: kept pixels scale and shift the decoder's features{inside}{sees}"
     sees = "the kept pixels and the mask" if condition["sees_mask"] else "the kept pixels"
     return f"sees {sees}; mask reduction: {condition['mask_reduction']}"
 

@@ -1,17 +1,19 @@
 """How kept pixels enter a decoder: one file a kind.
 
 A condition is a module of the decoder's. `prepare` is called once a decode, `apply` of what it returns once at each
-`asymvq.walk.ConditionPoint`, from the coarsest level to the output.
+`asymvq.walk.ConditionPoint`, from the coarsest level to the output, and `inside` for each residual block behind one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from ..config import ConditionKind, Config
 from ..layers import Ops
+from ..walk import Change
 from .affine import Affine
 from .blend import Blend
 
@@ -22,6 +24,10 @@ class Prepared(Protocol):
     def apply(self, level: int, features: Tensor) -> Tensor:
         """The features (B, C, h, w) under the condition. Those given are not used again and may be overwritten, where
         it was prepared with `striped`."""
+        ...
+
+    def inside(self, level: int, block: int) -> Sequence[Change]:
+        """What it does in each stage of a residual block, which is the next to run; nothing, if empty."""
         ...
 
 
@@ -39,12 +45,16 @@ class Condition(Protocol):
         ...
 
 
-def condition_of(config: Config, ops: Ops) -> Affine | Blend | None:
-    """The condition of a decoder of this shape, as a module; None where it has none."""
+def condition_of(config: Config, ops: Ops, stage_channels: Sequence[Sequence[Sequence[int]]]) -> Affine | Blend | None:
+    """The condition of a decoder of this shape, as a module; None where it has none.
+
+    Args:
+        stage_channels: `asymvq.decoder.Decoder.stage_channels`.
+    """
     if config.condition is None:
         return None
     if config.condition.kind is ConditionKind.AFFINE:
-        return Affine(config.condition, config.condition_channels, config.image_channels, ops)
+        return Affine(config.condition, config.condition_channels, stage_channels, config.image_channels, ops)
     return Blend(config.condition, config.condition_channels, config.image_channels, ops)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import ConditionConfig, MaskReduction
 from ..layers import Ops
 from ..stripes import stripes
+from ..walk import Change
 from .encoder import FULL_RESOLUTION, ConditionEncoder, StripedMaps
 
 
@@ -54,7 +55,14 @@ class Blend(ConditionEncoder):
         return Maps(self(self.seen(image, mask)), mask, self.mask_reduction)
 
 
-class Maps:
+class Outside:
+    """It changes nothing inside the blocks."""
+
+    def inside(self, level: int, block: int) -> Sequence[Change]:
+        return ()
+
+
+class Maps(Outside):
     """All maps at once."""
 
     def __init__(self, maps: list[Tensor], mask: Tensor, reduction: MaskReduction):
@@ -66,7 +74,7 @@ class Maps:
         return blend(self.maps.pop(), features, mask)
 
 
-class Striped:
+class Striped(Outside):
     """Of one picture, in little memory."""
 
     def __init__(self, encoder: Blend, seen: Tensor, mask: Tensor):

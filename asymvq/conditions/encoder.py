@@ -43,17 +43,23 @@ class ConditionEncoder(nn.Module):
             maps.append(layer(F.relu(maps[-1]) if maps else seen))
         return maps
 
+    def of_block(self, level: int, block: int) -> nn.ModuleList | None:
+        """Its convolutions for the stages of a residual block of the decoder's, where it works inside."""
+        return None
+
     def grow_from(self, old: ConditionEncoder, widening: Widening) -> None:
         """Takes over the function of one of the same kind, whose decoder is no wider."""
         widen(self.layers, old.layers, widening)
 
 
-def widen(new: Iterable[nn.Module], old: Iterable[nn.Module], widening: Widening, *, normed: bool = False) -> None:
-    """Convolution by convolution; `normed` as in `Widening.conv`."""
+def widen(
+    new: Iterable[nn.Module], old: Iterable[nn.Module], widening: Widening, *, normed: bool = False, parts: int = 1
+) -> None:
+    """Convolution by convolution; `normed` and `parts` as in `Widening.conv`."""
     for convolution, before in zip(new, old, strict=True):
         assert isinstance(convolution, nn.Conv2d)
         assert isinstance(before, nn.Conv2d)
-        widening.conv(convolution, before, normed=normed)
+        widening.conv(convolution, before, normed=normed, parts=parts)
 
 
 class StripedMaps:
@@ -65,6 +71,13 @@ class StripedMaps:
         self.seen = seen
         self.coarse = self._coarse()
         """Those below full resolution, fine to coarse."""
+
+    @property
+    def width(self) -> int:
+        """Channels of the maps at full resolution."""
+        last = self.layers[FULL_RESOLUTION - 1]
+        assert isinstance(last, nn.Conv2d)
+        return last.out_channels
 
     def fine(self, first: int, last: int, layers: int) -> Tensor:
         """Rows of the map that the first `layers` layers make, before its ReLU; `layers` up to `FULL_RESOLUTION`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import ConditionConfig, ConditionKind, Config
+from ..config import AFFINE_FLAGS, ConditionConfig, ConditionKind, Config
 from ..grow import grow, match_norms, shifts_norms
 from .copying import check_copying, start_with_copying
 from .data import Samples
@@ -30,7 +30,8 @@ def condition_to_train(
     width: int | None = None,
     folder: Path | None = None,
 ) -> ConditionConfig:
-    """The condition that a decoder is trained with. A new affine one sees errors, and so does one that is asked for.
+    """The condition that a decoder is trained with. A new affine one sees errors and works in the residual blocks too,
+    and so does one that is asked for.
 
     Args:
         config: of the VAE to start from.
@@ -61,7 +62,7 @@ def _condition(config: Config, recipe: Recipe, kind: ConditionKind | None, folde
         if config.condition is not None:
             return config.condition
     if config.condition is not None and config.condition.kind is kind:
-        return replace(config.condition, sees_errors=kind is ConditionKind.AFFINE)
+        return replace(config.condition, **dict.fromkeys(AFFINE_FLAGS, kind is ConditionKind.AFFINE))
     if kind is ConditionKind.BLEND:
         return ConditionConfig()
     narrow = config.decoder_channels[0] < AFFINE_WIDTH
