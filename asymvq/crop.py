@@ -70,19 +70,18 @@ def box_around(mask: Tensor, *, size: int, margin: int = 64, multiple: int = 8) 
     Raises:
         ValueError: the mask is empty.
     """
-    touched = edited(mask).reshape(-1, *mask.shape[-2:]).any(dim=0)
-    if not touched.any():
+    touched = Box.around(edited(mask))
+    if not touched.height:
         raise ValueError(
             "Expected a mask to crop around, but got an empty one. Paint it: right-click the Load Image node and open "
             "the mask editor."
         )
-    spans = [torch.nonzero(touched.any(dim=dim)).flatten() for dim in (1, 0)]
-    first, last = zip(*((int(span[0]), int(span[-1]) + 1) for span in spans), strict=True)
-    side = max(size, *(end + 2 * margin - start for start, end in zip(first, last, strict=True)))
+    side = max(size, touched.height + 2 * margin, touched.width + 2 * margin)
     side = -(-side // multiple) * multiple
     starts, sides = [], []
-    for start, end, whole in zip(first, last, mask.shape[-2:], strict=True):
+    spans = ((touched.top, touched.height), (touched.left, touched.width))
+    for (start, span), whole in zip(spans, mask.shape[-2:], strict=True):
         length = min(side, whole)
-        starts.append(min(max(0, (start + end - length) // 2), whole - length))
+        starts.append(min(max(0, (2 * start + span - length) // 2), whole - length))
         sides.append(length)
     return Box(*starts, *sides)

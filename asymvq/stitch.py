@@ -170,18 +170,19 @@ def _plan(
     multiple: int,
 ) -> tuple[Box, tuple[int, int]]:
     """The part of a picture and the (height, width) that it is scaled to."""
-    touched = edited(mask).reshape(-1, *mask.shape[-2:]).any(dim=0)
-    if not touched.any():
+    touched = Box.around(edited(mask))
+    if not touched.height:
         raise ValueError(
             "Expected a mask to crop around or sides to expand, but got neither: the mask is empty. Paint it "
             "(right-click the Load Image node, open the mask editor), or expand a side."
         )
     whole = tuple(mask.shape[-2:])
-    spans = [torch.nonzero(touched.any(dim=dim)).flatten()[[0, -1]].tolist() for dim in (1, 0)]
-    margin = max(context, round(context_share * max(last + 1 - first for first, last in spans)))
+    margin = max(context, round(context_share * max(touched.height, touched.width)))
     # what lies beyond the picture shows nothing
-    starts = [max(0, first - margin) for first, _ in spans]
-    ends = [min(side, last + 1 + margin) for (_, last), side in zip(spans, whole, strict=True)]
+    starts = [max(0, touched.top - margin), max(0, touched.left - margin)]
+    ends = [
+        min(whole[0], touched.top + touched.height + margin), min(whole[1], touched.left + touched.width + margin)
+    ]  # fmt: skip
     sides = [end - start for start, end in zip(starts, ends, strict=True)]
     if size is not None:
         size = (_rounded(size[0], multiple), _rounded(size[1], multiple))

@@ -110,7 +110,7 @@ def cases(
     vae: asymvq.AsymmetricAutoencoder, paths: Sequence[Path], *, masks: int, size: int, seed: int
 ) -> Iterator[Case]:
     """Of each photo, mask and drift, encoded by `vae`."""
-    for path in tqdm(paths, unit="photo", disable=None):
+    for path in tqdm(paths, unit="photo"):
         rng = np.random.default_rng([seed, zlib.crc32(path.name.encode())])
         image = cover(read_picture(path), (size, size))
         for _ in range(masks):

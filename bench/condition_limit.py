@@ -79,7 +79,7 @@ def collected(
     rng = np.random.default_rng(0)
     parts = [
         rows_of(vae, side, rows=rows, conditional=conditional, rng=rng)
-        for path in tqdm(paths, unit="photo", disable=None)
+        for path in tqdm(paths, unit="photo")
         for side in sides(cover(read_picture(path), (size, size)))
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -64,7 +64,7 @@ def main() -> None:
 
     rows: dict[tuple[str, str], list[list[float]]] = {}
     photos: list[str] = []
-    for path in tqdm(args.images, unit="photo", disable=None):
+    for path in tqdm(args.images, unit="photo"):
         rng = np.random.default_rng([args.seed, zlib.crc32(path.name.encode())])
         image = cover(read_picture(path), (args.size, args.size))
         for _ in range(args.masks):

@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     vae = asymvq.load(args.vae, dtype=torch.float32) if args.taef2 is None else quality.taef2(args.taef2)
-    paths = tqdm(args.images, unit="photo", disable=None)
+    paths = tqdm(args.images, unit="photo")
     clips = [make_clip(vae, path, args.frames, args.step, args.seed) for path in paths]
     rows = [
         measured(clip, vae.factor, args.step) | measured(clip.followed_by(other), vae.factor, args.step)
