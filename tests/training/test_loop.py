@@ -179,6 +179,12 @@ class TestCondition:
         assert condition_to_train(STOCK, TINY, folder=run.folder) == blend
         assert condition_to_train(STOCK, TINY, folder=tmp_path / "none") == affine
 
+    def test_asking_for_affine_gives_an_older_one_what_it_lacks(self):
+        old = ConditionConfig.affine(16, sees_errors=False, in_blocks=False)
+        conditional = dataclasses.replace(STOCK, condition=old)
+        assert condition_to_train(conditional, TINY) == old
+        assert condition_to_train(conditional, TINY, kind=ConditionKind.AFFINE) == ConditionConfig.affine(16)
+
     def test_its_width_can_be_asked_for(self):
         wide = ConditionConfig.affine(96)
         assert condition_to_train(STOCK, TINY, width=96) == wide
