@@ -41,11 +41,12 @@ def case(request: pytest.FixtureRequest, vae: AsymmetricAutoencoder):
 
 
 def test_is_a_small_kl_vae_with_a_condition(vae: AsymmetricAutoencoder):
-    assert (ASSETS / "demo.safetensors").stat().st_size <= 7_000_000
+    assert (ASSETS / "demo.safetensors").stat().st_size <= 8_000_000
     assert (vae.config.factor, vae.config.latent_channels) == (8, 4)
     assert vae.config.condition is not None
     assert vae.config.condition.kind is ConditionKind.AFFINE
     assert vae.config.condition.sees_errors
+    assert vae.config.condition.in_blocks
     assert vae.config.encoder_channels is not None
 
 
@@ -54,10 +55,10 @@ def test_draws_the_picture(case):
     assert psnr(plain, image) > 23
 
 
-def test_the_conditional_decode_harmonised_is_better_than_pasting_and_about_as_good_as_harmonising_alone(case):
+def test_the_conditional_decode_harmonised_is_better_than_pasting_and_than_harmonising_alone(case):
     image, mask, _, pasted, harmonised, conditional = case
     for error, than_pasted, than_harmonised in (
-        (masked_error, 0.9, 1.03), (border_error, 0.95, 1.03), (seam_error, 0.98, 1.05)
+        (masked_error, 0.9, 0.99), (border_error, 0.9, 0.96), (seam_error, 0.95, 1.02)
     ):  # fmt: skip
         found = error(conditional, image, mask)
         assert found < than_pasted * error(pasted, image, mask)
@@ -74,7 +75,7 @@ def test_what_was_there_does_not_come_back(vae):
     latent = edit(vae, image, example, mask)
     pasted = torch.where(mask > 0, asymvq.decode(vae, latent), image)
     conditional = asymvq.decode(vae, latent, image=image, mask=mask)
-    for error, most in ((masked_error, 1.0), (border_error, 1.0), (seam_error, 1.15)):
+    for error, most in ((masked_error, 1.0), (border_error, 0.95), (seam_error, 1.03)):
         assert error(conditional, truth, mask) < most * error(pasted, truth, mask)
 
 
