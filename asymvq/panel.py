@@ -140,7 +140,7 @@ def draw_panel(
             difference.paste(NOT_COMPARED, mask=small_edited)
         rows[0].append(_Tile(decoded.title, whole(picture), decoded.caption, decoded.findings))
         rows[1].append(_Tile(f"Its error, {amplify:g}x", _outline(difference, small_edited), error_caption))
-        rows[2].append(_Tile(f"{decoded.title}, detail", detail(picture), decoded.detail_caption))
+        rows[2].append(_Tile("Its detail", detail(picture), decoded.detail_caption))
     return _lay_out(rows)
 
 
