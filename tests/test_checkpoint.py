@@ -27,6 +27,7 @@ from asymvq.checkpoint import (
     with_encoder,
 )
 from asymvq.checkpoint.layouts import recognise
+from asymvq.checkpoint.native import FORMAT_VERSION
 from asymvq.config import ConditionConfig, MaskReduction
 
 TINY = AutoencoderConfig(
@@ -181,7 +182,7 @@ def test_native_survives_a_host_that_drops_metadata(dtype, tmp_path, make_vae):
         ("{", "cannot be read"),
         ('{"format": 1, "config": {"levels": 3}}', "unknown fields"),
         ('{"format": 1, "config": {"latent_channels": 8}}', "another shape"),
-        ('{"format": 4, "config": {}}', "Update"),
+        (f'{{"format": {FORMAT_VERSION + 1}, "config": {{}}}}', "Update"),
     ],
 )
 def test_refuses_native_files_with_another_config(text, message, tmp_path, tiny):

@@ -126,15 +126,16 @@ class Maps:
 
     def __init__(self, encoder: Affine, maps: list[Tensor]):
         self.encoder, self.maps = encoder, maps
-        self.active = maps[-1]
+        self.active: Tensor | None = None
 
     def apply(self, level: int, features: Tensor) -> Tensor:
-        # popped, so that each map is freed when the next one is used
-        self.active = F.relu(self.maps.pop())
-        return self.encoder.change(level, features, self.active)
+        # popped, so that each map is freed as soon as nothing needs it
+        active = F.relu(self.maps.pop())
+        self.active = active if self.encoder.blocks is not None else None
+        return self.encoder.change(level, features, active)
 
     def inside(self, level: int, block: int) -> Sequence[Change]:
-        return self.encoder.inside(level, block, self.active)
+        return () if self.active is None else self.encoder.inside(level, block, self.active)
 
 
 class Striped:
@@ -145,16 +146,17 @@ class Striped:
         self.active: Tensor | None = None
 
     def apply(self, level: int, features: Tensor) -> Tensor:
-        self.active = None
+        self.active, whole = None, None
         if level >= FULL_RESOLUTION:
-            self.active = F.relu(self.maps.coarse.pop(), inplace=True)
+            whole = F.relu(self.maps.coarse.pop(), inplace=True)
         elif level > 0 and self.encoder.blocks is not None:
-            self.active = self._held(level + 1)
+            whole = self._held(level + 1)
         height, width = features.shape[-2:]
         for first, last in stripes(height, width * features.shape[1], features.device):
             rows = features[..., first:last, :]
-            active = self._rows(first, last, level + 1) if self.active is None else self.active[..., first:last, :]
+            active = self._rows(first, last, level + 1) if whole is None else whole[..., first:last, :]
             rows.copy_(self.encoder.change(level, rows, active))
+        self.active = whole if self.encoder.blocks is not None else None
         return features
 
     def inside(self, level: int, block: int) -> Sequence[Change]:
