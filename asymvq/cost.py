@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 def step_costs(decoder: Decoder, steps: Sequence[Step], latent: Tensor, *, conditioned: bool) -> list[float]:
     """Multiplications of each step for one picture: its weights at every pixel, and in attention every pixel with every
-    other one. A condition's maps count where they are made, at its first point; what it does, at its points and in the
-    blocks that it works in.
+    other one. A condition's maps count where they are made, at its first point, and what it does inside a block there.
 
     Args:
         steps: `decoder.walk()`.

@@ -64,7 +64,7 @@ def widen(
 
 class StripedMaps:
     """Maps of one picture in little memory: those at full resolution, the largest, are computed stripe by stripe where
-    they are needed, and never held."""
+    they are needed, and not held here."""
 
     def __init__(self, encoder: ConditionEncoder, seen: Tensor):
         self.layers = list(encoder.layers)
