@@ -3,7 +3,8 @@
 A residual block as it is written needs four full activations at its worst moment. Here GroupNorm's statistics are taken
 first; then normalising, activation and convolution go by stripes of rows, and the result is added to the block's own
 input in place: two activations. Upsampling goes by stripes too, so that the enlarged features do not exist before their
-convolution, and so do the condition's maps at full resolution, but for the one that a condition inside the blocks needs.
+convolution, and so do the condition's maps at full resolution, but for the one that a condition inside the blocks
+needs.
 """
 
 from __future__ import annotations
