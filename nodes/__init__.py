@@ -14,6 +14,7 @@ from .compare import AsymVQCompare  # noqa: E402
 from .crop import AsymVQCropAroundMask  # noqa: E402
 from .decode import AsymVQDecode  # noqa: E402
 from .demo import AsymVQDemoPictures  # noqa: E402
+from .examples import add_examples  # noqa: E402
 from .harmonise import AsymVQHarmonise  # noqa: E402
 from .load import AsymVQLoader  # noqa: E402
 from .mask import AsymVQRandomMask  # noqa: E402
@@ -29,6 +30,9 @@ from .train import AsymVQTrain  # noqa: E402
 
 
 class AsymVQExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        add_examples()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             AsymVQLoader,

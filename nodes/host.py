@@ -60,6 +60,7 @@ _IN = {
         "get_input_directory": "pictures to train on",
         "get_input_subfolders": "pictures to train on",
         "get_output_directory": "where nodes save",
+        "get_temp_directory": "the workflows' example pictures",
         "get_save_image_path": "numbers and variables in names that are saved",
     },
     "nodes": {

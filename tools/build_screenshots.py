@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from PIL import Image
 from asymvq.pictures import open_picture
 
 ROOT = Path(__file__).parents[1]
-ASSETS, EXAMPLE = ROOT / "asymvq" / "assets", "seascape.png"
+ASSETS = ROOT / "asymvq" / "assets"
 RUNNABLE = ("01_quickstart", "outpainting", "train_decoder")
 BLUEPRINT = "blueprint_inpaint"
 BLUEPRINT_FILE = ROOT / "subgraphs" / "Inpaint, keep the rest.json"
@@ -55,12 +54,6 @@ NODE_BOUNDS = """() => {
     const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])))
     return [left, top, right - left, bottom - top]
 }"""
-SHOW_EXAMPLE = """name => {
-    for (const node of app.rootGraph.nodes.filter(node => node.title === "Load the example")) {
-        node.widgets[0].value = name
-        node.widgets[0].callback?.(name)
-    }
-}"""
 PICTURES_ARE_THERE = """nodes => nodes.every(id => document.querySelector(`[data-node-id="${id}"] img`))
     && [...document.querySelectorAll("[data-node-id] img")].every(image => image.complete && image.naturalWidth)"""
 PLACE = """([left, top, scale, margin]) => {
@@ -69,15 +62,6 @@ PLACE = """([left, top, scale, margin]) => {
     app.canvas.ds.offset = [margin / scale - left, margin / scale - top]
     app.canvas.setDirty(true, true)
 }"""
-
-
-def add_pictures(folder: Path) -> None:
-    """Under the name that *Load Image* starts with, with the mask that an artist would paint; and an example."""
-    with open_picture(ASSETS / "picture.png") as picture, open_picture(ASSETS / "mask.png") as mask:
-        painted = picture.convert("RGB")
-        painted.putalpha(mask.convert("L").point(lambda value: 255 - value))
-        painted.save(folder / "example.png")
-    shutil.copy(ASSETS / "example.png", folder / EXAMPLE)
 
 
 def add_video(path: Path) -> None:
@@ -96,7 +80,6 @@ def add_video(path: Path) -> None:
 def shot(frontend: Any, name: str) -> Image.Image:
     page = frontend.page
     frontend.open(name)
-    page.evaluate(SHOW_EXAMPLE, EXAMPLE)
     with_results = []
     if name in RUNNABLE:
         history = frontend.run()
@@ -162,7 +145,6 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         base = make_base_folder(Path(folder) / "base")
-        add_pictures(base / "input")
         add_video(base / "input" / "video.mp4")
         add_empty_models(base)
         server = Server(args.host, base)

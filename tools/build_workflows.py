@@ -20,6 +20,7 @@ from graph_fragments import (
     ORANGE,
     SAMPLER_15,
     SAMPLER_BY_EXAMPLE,
+    SEASCAPE,
     TRAINING,
     VAE_1_5X,
     VIOLET,
@@ -103,7 +104,7 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         picture("SDXL likes about one million pixels."),
         Group("3 · Say what you want", VIOLET, [(380, [
-            ask("positive", "a bouquet of wild flowers, soft daylight, photo", "checkpoint.CLIP", "What you want"),
+            ask("positive", "a meadow of wild flowers, soft daylight, photo", "checkpoint.CLIP", "What you want"),
             ask("negative", "blurry, text, watermark", "checkpoint.CLIP", "What you don't want"),
             Node("source", "VAEEncode", 60, (), {"pixels": "picture", "vae": "checkpoint.VAE"}),
             Node("masked", "SetLatentNoiseMask", 60, (), {"samples": "source", "mask": "picture.MASK"}),
@@ -135,7 +136,7 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         picture("Z-Image likes about one million pixels."),
         Group("3 · Say what you want", VIOLET, [(380, [
-            ask("positive", "a bouquet of wild flowers on the table, soft daylight", "clip", "What you want"),
+            ask("positive", "a meadow of wild flowers behind the girl, soft daylight", "clip", "What you want"),
             Node("nothing", "ConditioningZeroOut", 40, (), {"conditioning": "positive"}),
             Node("source", "VAEEncode", 60, (), {"pixels": "picture", "vae": "vae"}),
             Node("masked", "SetLatentNoiseMask", 60, (), {"samples": "source", "mask": "picture.MASK"}),
@@ -159,7 +160,7 @@ GRAPHS: dict[str, list[Group]] = {
         unmasked(),
         Group("3 · Edit", VIOLET, [
             (380, [
-                ask("positive", "Make the jacket blue.", "clip", "What to change"),
+                ask("positive", "Make the pullover blue.", "clip", "What to change"),
                 Node("nothing", "ConditioningZeroOut", 40, (), {"conditioning": "positive"}),
                 Node("scaled", "ImageScaleToTotalPixels", 110, ("lanczos", 1.0, 16), {"image": "picture"}),
                 Node("source", "VAEEncode", 60, (), {"pixels": "scaled", "vae": "vae"}),
@@ -204,7 +205,7 @@ GRAPHS: dict[str, list[Group]] = {
             (400, [
                 Node("scaled", "FluxKontextImageScale", 40, (), {"image": "picture"}),
                 Node("source", "VAEEncode", 60, (), {"pixels": "scaled", "vae": "vae"}),
-                Node("asked", "TextEncodeQwenImageEditPlus", 200, ("Make the jacket blue.",),
+                Node("asked", "TextEncodeQwenImageEditPlus", 200, ("Make the pullover blue.",),
                      {"clip": "clip", "vae": "vae", "image1": "scaled"}, "What to change"),
                 Node("unasked", "TextEncodeQwenImageEditPlus", 200, ("",),
                      {"clip": "clip", "vae": "vae", "image1": "scaled"}, "What you don't want"),
@@ -234,7 +235,7 @@ GRAPHS: dict[str, list[Group]] = {
         Group("3 · Crop, say what you want", VIOLET, [
             (340, [around(("megapixels", 0.4, "free"))]),
             (380, [
-                ask("positive", "a bouquet of wild flowers, soft daylight, photo", "checkpoint.CLIP", "What you want"),
+                ask("positive", "a meadow of wild flowers, soft daylight, photo", "checkpoint.CLIP", "What you want"),
                 ask("negative", "blurry, text, watermark", "checkpoint.CLIP", "What you don't want"),
                 Node("conditioning", "InpaintModelConditioning", 150, (True,), {
                     "positive": "positive", "negative": "negative", "vae": "vae", "pixels": "part.image",
@@ -313,7 +314,7 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         picture("Stable Diffusion 1.5 likes sides of 512 to 768 pixels."),
         Group("3 · Say what you want", VIOLET, [(380, [
-            ask("positive", "a bouquet of wild flowers, soft daylight, photo", "checkpoint.CLIP", "What you want"),
+            ask("positive", "a meadow of wild flowers, soft daylight, photo", "checkpoint.CLIP", "What you want"),
             ask("negative", "blurry, text, watermark", "checkpoint.CLIP", "What you don't want"),
             conditioned_by("positive", "negative"),
         ])]),
@@ -336,7 +337,7 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         picture("FLUX likes about one million pixels, such as 1024 × 1024."),
         Group("3 · Say what you want", VIOLET, [(380, [
-            ask("positive", "a bouquet of wild flowers on the table, soft daylight", "clip", "What you want"),
+            ask("positive", "a meadow of wild flowers behind the girl, soft daylight", "clip", "What you want"),
             Node("guided", "FluxGuidance", 60, (30.0,), {"conditioning": "positive"}),
             Node("nothing", "ConditioningZeroOut", 40, (), {"conditioning": "positive"}),
             conditioned_by("guided", "nothing"),
@@ -357,7 +358,7 @@ GRAPHS: dict[str, list[Group]] = {
         ])]),
         picture("Paint by Example is at its best at 512 × 512 and near it; for large pictures there is group 7."),
         Group("3 · Example", VIOLET, [(380, [
-            Node("example", "LoadImage", 380, ("example.png", "image"), title="Load the example"),
+            Node("example", "LoadImage", 380, SEASCAPE, title="Load the example"),
             by_example("conditioning", "picture", "picture.MASK"),
         ])]),
         paint("4 · Paint", SAMPLER_BY_EXAMPLE, {"model": "loader", **INPAINT_WIRES}),

@@ -9,6 +9,10 @@ from graph_nodes import Group, Node
 
 BLUE, GREEN, ORANGE, VIOLET = "#3f789e", "#3f8f5f", "#b06634", "#8a5a9e"
 
+PORTRAIT, PORTRAIT_MASKED, SEASCAPE = (
+    (f"asymvq/{name}.png [temp]", "image") for name in ("portrait", "portrait_masked", "seascape")
+)
+"""Values of Load Image: `nodes/examples.py`."""
 OFFER = "ComfyUI offers those that are missing for download."
 VAE_1_5X = (
     "**diffusion_pytorch_model.safetensors**, the asymmetric VAE 1.5x → *models/vae*. Many files have this name: if "
@@ -42,15 +46,15 @@ def ask(name: str, text: str, clip: str, title: str) -> Node:
 
 def picture(size: str, title: str = "2 · Picture and mask") -> Group:
     return Group(title, VIOLET, [(360, [
-        note(f"Load a picture, right-click it, **Open in MaskEditor**, paint what is to change, save. {size}",
-             "Paint the mask"),
-        Node("picture", "LoadImage", 420, ("example.png", "image"), title="Load your picture, paint the mask"),
+        note("Of this portrait, the background is masked. Your own: load it, right-click it, **Open in MaskEditor**, "
+             f"paint what is to change, save. {size}", "Paint the mask"),
+        Node("picture", "LoadImage", 420, PORTRAIT_MASKED, title="Load your picture, paint the mask"),
     ])])  # fmt: skip
 
 
 def unmasked() -> Group:
     return Group("2 · Picture", VIOLET, [(360, [
-        Node("picture", "LoadImage", 420, ("example.png", "image"), title="Load your picture"),
+        Node("picture", "LoadImage", 420, PORTRAIT, title="Load your picture"),
     ])])  # fmt: skip
 
 

@@ -239,8 +239,6 @@ def browser_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[A
             continue
         (root,) = frontend.values
         base = make_base_folder(tmp_path_factory.mktemp("comfyui_browser"))
-        # every ComfyUI comes with this picture, which LoadImage nodes start with
-        shutil.copy(host / "input" / "example.png", base / "input")
         (base / "input" / "video.mp4").touch()  # named by a workflow, and listed
         running[root] = Server(host, base, arguments=("--front-end-root", str(root)) if root else ())
     yield running

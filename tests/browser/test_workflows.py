@@ -36,6 +36,9 @@ GRAPH = """() => ({
     }),
 })"""
 
+EXAMPLES_ARE_SHOWN = """() => app.rootGraph.nodes.filter(node => node.type === "LoadImage")
+    .every(node => node.imgs?.[0]?.naturalWidth === 640)"""
+
 
 def overlap(a: list[float], b: list[float]) -> bool:
     """Of (x, y, width, height)."""
@@ -59,6 +62,7 @@ def test_it_opens_whole_and_converts(frontend: Frontend, canvas: str, workflow: 
     assert not [
         (a["title"], b["title"]) for a, b in itertools.combinations(graph["nodes"], 2) if overlap(a["box"], b["box"])
     ]
+    frontend.page.wait_for_function(EXAMPLES_ARE_SHOWN)
     view = saved["extra"]["asymvq_view"]
     frontend.page.wait_for_function("scale => Math.abs(app.canvas.ds.scale - scale) < 1e-6", arg=view["scale"])
     assert frontend.page.get_by_text("View details").count() == 0, frontend.page.inner_text("body")

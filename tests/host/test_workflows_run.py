@@ -103,7 +103,7 @@ def desk(host: Any, host_path: Path, tmp_path_factory: pytest.TempPathFactory) -
     base = make_base_folder(tmp_path_factory.mktemp("comfyui_workflows"))
     (base / "custom_nodes" / "stand_in").mkdir()
     (base / "custom_nodes" / "stand_in" / "__init__.py").write_text(STAND_IN, "utf-8")
-    source().save(base / "input" / "example.png")
+    source().save(base / "input" / "small.png")
     write_video(base / "input" / "video.mp4")
     running = Server(host_path, base)
     running.wait_until_ready("StandInConditioning")
@@ -140,6 +140,8 @@ def nodes_of(prompt: dict[str, Any], *kinds: str) -> list[str]:
 
 
 def cut_down(prompt: dict[str, Any], case: Case) -> dict[str, Any]:
+    for number in nodes_of(prompt, "LoadImage"):
+        prompt[number]["inputs"]["image"] = "small.png"
     for kind, inputs in case.changes.items():
         numbers = nodes_of(prompt, kind)
         assert numbers, kind
@@ -180,6 +182,39 @@ def pictures_of(server: Server, outputs: dict[str, Any], number: str) -> list[np
     images = outputs[number]["images"]
     paths = [server.base / image["type"] / image["subfolder"] / image["filename"] for image in images]
     return [np.asarray(Image.open(path).convert("RGB")).astype(int) for path in paths]
+
+
+def test_example_pictures_are_there(desk: Server) -> None:
+    graphs = [json.loads(path.read_text("utf-8")) for path in (PACK / "workflows").glob("*.json")]
+    nodes = [node for graph in graphs for node in graph["nodes"] if node["type"] == "LoadImage"]
+    names = {node["widgets_values"][0] for node in nodes}
+    portrait, masked, seascape = (f"asymvq/{name}.png [temp]" for name in ("portrait", "portrait_masked", "seascape"))
+    assert names == {portrait, masked, seascape}
+    assert all(node["widgets_values"][0] == masked for node in nodes if node["outputs"][1]["links"])
+
+    assets = {name: Image.open(PACK / "asymvq" / "assets" / f"{name}.png") for name in ("picture", "example", "mask")}
+    for name in sorted(names):
+        history = desk.run({
+            "picture": {"class_type": "LoadImage", "inputs": {"image": name}},
+            "mask": {"class_type": "MaskToImage", "inputs": {"mask": ["picture", 1]}},
+            "shown": {"class_type": "PreviewImage", "inputs": {"images": ["picture", 0]}},
+            "shown_mask": {"class_type": "PreviewImage", "inputs": {"images": ["mask", 0]}},
+        })  # fmt: skip
+        assert history["status"]["status_str"] == "success", error_of(history)
+        (shown,), (mask,) = (pictures_of(desk, history["outputs"], key) for key in ("shown", "shown_mask"))
+        assert np.array_equal(shown, np.asarray(assets["example" if name == seascape else "picture"].convert("RGB")))
+        painted = np.asarray(assets["mask"].convert("L")) if name == masked else 0
+        assert np.array_equal(mask[..., 0], np.broadcast_to(painted, mask.shape[:2]))
+
+
+def test_a_start_survives_without_them(
+    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    examples = host.pack("nodes.examples")
+    (tmp_path / "temp").touch()  # no folder
+    monkeypatch.setattr("folder_paths.get_temp_directory", lambda: str(tmp_path / "temp"))
+    examples.add_examples()
+    assert "example pictures could not be written" in caplog.text
 
 
 @pytest.mark.parametrize("name", CASES)
