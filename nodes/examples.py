@@ -1,4 +1,4 @@
-"""Pictures that the workflows begin with, where *Load Image* finds them.
+"""Pictures, and a video, that the workflows begin with, where *Load Image* and *Load Video* find them.
 
 They lie in the host's temporary folder, which it empties at each start, and not among the artist's own in *input*. A
 workflow names them as the host names such files, "asymvq/portrait.png [temp]".
@@ -7,6 +7,7 @@ workflow names them as the host names such files, "asymvq/portrait.png [temp]".
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 from ..asymvq.outputs import replacing
@@ -32,5 +33,7 @@ def add_examples() -> None:
         for name, image in (("portrait", picture), ("portrait_masked", masked), ("seascape", other)):
             with replacing(folder / f"{name}.png") as path:
                 image.save(path, "PNG")
+        with replacing(folder / "portrait.mp4") as path:
+            shutil.copyfile(ASSETS / "example.mp4", path)
     except OSError as error:
         logger.warning("The workflows' example pictures could not be written to %s: %s", folder, error)

@@ -26,7 +26,6 @@ from PIL import Image
 from asymvq.pictures import open_picture
 
 ROOT = Path(__file__).parents[1]
-ASSETS = ROOT / "asymvq" / "assets"
 RUNNABLE = ("01_quickstart", "outpainting", "train_decoder")
 BLUEPRINT = "blueprint_inpaint"
 BLUEPRINT_FILE = ROOT / "subgraphs" / "Inpaint, keep the rest.json"
@@ -62,19 +61,6 @@ PLACE = """([left, top, scale, margin]) => {
     app.canvas.ds.offset = [margin / scale - left, margin / scale - top]
     app.canvas.setDirty(true, true)
 }"""
-
-
-def add_video(path: Path) -> None:
-    """The bundled seascape, panned."""
-    import av
-
-    with open_picture(ASSETS / "example.png") as picture, av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=16)
-        stream.width, stream.height, stream.pix_fmt = 416, 240, "yuv420p"
-        for left in range(0, picture.width - 416, 4):
-            frame = picture.convert("RGB").crop((left, 90, left + 416, 330))
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        container.mux(stream.encode())
 
 
 def shot(frontend: Any, name: str) -> Image.Image:
@@ -145,7 +131,6 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         base = make_base_folder(Path(folder) / "base")
-        add_video(base / "input" / "video.mp4")
         add_empty_models(base)
         server = Server(args.host, base)
         server.wait_until_ready()

@@ -23,6 +23,7 @@ from graph_fragments import (
     SEASCAPE,
     TRAINING,
     VAE_1_5X,
+    VIDEO,
     VIOLET,
     around,
     ask,
@@ -262,11 +263,11 @@ GRAPHS: dict[str, list[Group]] = {
                  title="Finds what the mask is to cover"),
         ])]),
         Group("2 · Video and masks", VIOLET, [(380, [
-            Node("video", "LoadVideo", 300, ("video.mp4", "image"), title="Load your video"),
+            Node("video", "LoadVideo", 300, VIDEO, title="Load your video"),
             Node("parts", "GetVideoComponents", 110, (), {"video": "video"}),
             Node("first", "ImageFromBatch", 90, (0, 81), {"image": "parts"}, "The first 81 frames"),
             Node("frames", "ImageScale", 160, ("lanczos", 832, 480, "center"), {"image": "first"}),
-            Node("what", "CLIPTextEncode", 120, ("cat",), {"clip": "finder.CLIP"}, "What is to be replaced"),
+            Node("what", "CLIPTextEncode", 120, ("pullover",), {"clip": "finder.CLIP"}, "What is to be replaced"),
             Node("found", "SAM3_Detect", 210, (0.5, 2, False), {
                 "model": "finder", "image": "frames", "conditioning": "what",
             }),
@@ -279,7 +280,7 @@ GRAPHS: dict[str, list[Group]] = {
                 Node("control", "ImageCompositeMasked", 150, (0, 0, True), {
                     "destination": "frames", "source": "grey", "mask": "masks",
                 }),
-                ask("positive", "a small brown dog walks through the room", "clip", "What you want"),
+                ask("positive", "a girl in a blue raincoat", "clip", "What you want"),
                 ask("negative", "static, blurred details, subtitles, worst quality, deformed", "clip",
                     "What you don't want"),
             ]),

@@ -12,7 +12,8 @@ BLUE, GREEN, ORANGE, VIOLET = "#3f789e", "#3f8f5f", "#b06634", "#8a5a9e"
 PORTRAIT, PORTRAIT_MASKED, SEASCAPE = (
     (f"asymvq/{name}.png [temp]", "image") for name in ("portrait", "portrait_masked", "seascape")
 )
-"""Values of Load Image: `nodes/examples.py`."""
+VIDEO = ("asymvq/portrait.mp4 [temp]", "image")
+"""Values of Load Image and Load Video: `nodes/examples.py`."""
 OFFER = "ComfyUI offers those that are missing for download."
 VAE_1_5X = (
     "**diffusion_pytorch_model.safetensors**, the asymmetric VAE 1.5x → *models/vae*. Many files have this name: if "

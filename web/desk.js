@@ -1,7 +1,7 @@
 // The pack's part of the artist's desk.
 // What a node of this pack says about its run stays on it. Frontends show it as progress text, which newer ones take
 // away when the job ends; and a node that need not run again sends none, only its output from before.
-// A template's example pictures (nodes/examples.py) are in no list of Load Image's, so that some frontends take them for
+// A template's example pictures (nodes/examples.py) are in no list of a loader's, so that some frontends take them for
 // missing.
 // A template opens where its note is, at a size at which it can be read: frontends fit the whole graph into the window.
 import { api } from "../../scripts/api.js"
@@ -12,7 +12,7 @@ const COMPARE = "AsymVQCompare"
 const COMPARE_SIZE = [640, 720]
 const LABELS_HEIGHT = 60
 const FITTED_MS = 300
-const EXAMPLE = /^asymvq\/\w+\.png \[temp\]$/
+const EXAMPLE = /^asymvq\/\w+\.(png|mp4) \[temp\]$/
 const said = new Map()
 
 /** Of an execution id such as "12" or, in subgraphs, "3:12". */

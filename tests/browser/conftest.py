@@ -239,7 +239,6 @@ def browser_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[A
             continue
         (root,) = frontend.values
         base = make_base_folder(tmp_path_factory.mktemp("comfyui_browser"))
-        (base / "input" / "video.mp4").touch()  # named by a workflow, and listed
         running[root] = Server(host, base, arguments=("--front-end-root", str(root)) if root else ())
     yield running
     for server in running.values():

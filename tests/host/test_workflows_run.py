@@ -104,7 +104,7 @@ def desk(host: Any, host_path: Path, tmp_path_factory: pytest.TempPathFactory) -
     (base / "custom_nodes" / "stand_in").mkdir()
     (base / "custom_nodes" / "stand_in" / "__init__.py").write_text(STAND_IN, "utf-8")
     source().save(base / "input" / "small.png")
-    write_video(base / "input" / "video.mp4")
+    write_video(base / "input" / "small.mp4")
     running = Server(host_path, base)
     running.wait_until_ready("StandInConditioning")
     yield running
@@ -142,6 +142,8 @@ def nodes_of(prompt: dict[str, Any], *kinds: str) -> list[str]:
 def cut_down(prompt: dict[str, Any], case: Case) -> dict[str, Any]:
     for number in nodes_of(prompt, "LoadImage"):
         prompt[number]["inputs"]["image"] = "small.png"
+    for number in nodes_of(prompt, "LoadVideo"):
+        prompt[number]["inputs"]["file"] = "small.mp4"
     for kind, inputs in case.changes.items():
         numbers = nodes_of(prompt, kind)
         assert numbers, kind
@@ -205,6 +207,21 @@ def test_example_pictures_are_there(desk: Server) -> None:
         assert np.array_equal(shown, np.asarray(assets["example" if name == seascape else "picture"].convert("RGB")))
         painted = np.asarray(assets["mask"].convert("L")) if name == masked else 0
         assert np.array_equal(mask[..., 0], np.broadcast_to(painted, mask.shape[:2]))
+
+
+def test_the_example_video_is_there(desk: Server) -> None:
+    graph = json.loads((PACK / "workflows" / "video_inpaint.json").read_text("utf-8"))
+    (video,) = (node for node in graph["nodes"] if node["type"] == "LoadVideo")
+    history = desk.run({
+        "video": {"class_type": "LoadVideo", "inputs": {"file": video["widgets_values"][0]}},
+        "frames": {"class_type": "GetVideoComponents", "inputs": {"video": ["video", 0]}},
+        "shown": {"class_type": "PreviewImage", "inputs": {"images": ["frames", 0]}},
+    })  # fmt: skip
+    assert history["status"]["status_str"] == "success", error_of(history)
+    frames = pictures_of(desk, history["outputs"], "shown")
+    assert len(frames) == 81
+    with Image.open(PACK / "asymvq" / "assets" / "picture.png") as portrait:
+        assert np.abs(frames[0].mean(axis=(0, 1)) - np.asarray(portrait.convert("RGB")).mean(axis=(0, 1))).max() < 12
 
 
 def test_a_start_survives_without_them(
