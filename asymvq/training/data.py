@@ -238,7 +238,16 @@ class Samples:
         if side != size:
             # as area resizing where it reduces, smooth where it enlarges
             crop = F.interpolate(crop[None], size=(size, size), mode="bicubic", antialias=True)[0].clamp(-1, 1)
+        if self.recipe.recoloured and rng.random() < self.recipe.recoloured:
+            crop = recoloured(crop, rng)
         return crop.flip(-1) if mirrored else crop
+
+
+def recoloured(picture: Tensor, rng: np.random.Generator) -> Tensor:
+    """(3, H, W) in [-1, 1] with its channels in another order and each one's own gamma, from 2/3 to 3/2."""
+    gamma = torch.from_numpy(1.5 ** rng.uniform(-1, 1, size=(3, 1, 1))).to(picture)
+    light = (picture[rng.permutation(3)] + 1) / 2
+    return 2 * light**gamma - 1
 
 
 def _unfit(source: Path | Tensor, crop: int) -> str | None:

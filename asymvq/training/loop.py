@@ -163,7 +163,8 @@ class Training:
         self.held_out: Samples | None = None
         """Of pictures that are not trained on."""
         if measured is not None:
-            self.held_out = Samples(measured, dataclasses.replace(recipe, fixed_crops=0), config, seed=seed)
+            as_they_are = dataclasses.replace(recipe, fixed_crops=0, recoloured=0.0)
+            self.held_out = Samples(measured, as_they_are, config, seed=seed)
         self.best = Best()
         """What is saved, once something was measured."""
         self.step = self.skipped = 0

@@ -47,6 +47,9 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
     """Side of the training pictures, pixels."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Side of what is cut out before it is resized to `crop`, as a share of the picture's short side."""
+    recoloured: float = 0.0
+    """Share of the crops that get other colours than the photo's (`asymvq.training.data.recoloured`), for want of more
+    photos. Those that are measured do not."""
     fixed_crops: int = 0
     """Train on this many crops, cut once, and keep their latents in memory; 0: a new crop for every sample."""
     unconditioned: float = 0.5
@@ -116,7 +119,9 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch", "accumulate", "crop", "mask_scale", "lr", "measured")
-        shares = ("unconditioned", "harmonise", "varying", "inside", "softened", "other", "through_harmonise")
+        shares = (
+            "recoloured", "unconditioned", "harmonise", "varying", "inside", "softened", "other", "through_harmonise",
+        )  # fmt: skip
         weights = (
             "latent_noise", "decoder_lr", "weight_decay", "warm_up", "final_lr", "clip", "fixed_crops", "measure_steps",
             "patience",

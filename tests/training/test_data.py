@@ -10,11 +10,38 @@ import numpy as np
 import pytest
 import torch
 
-from asymvq.training.data import Pictures, Samples
+from asymvq.training.data import Pictures, Samples, recoloured
 from asymvq.training.harmonise import ColourShift, Drift
 from asymvq.training.latents import Latents
 
 from .conftest import STOCK, TINY, training
+
+
+class TestRecoloured:
+    def test_channels_change_places_and_keep_their_order_of_light(self):
+        light = torch.linspace(-1, 1, 16 * 12).reshape(1, 16, 12)
+        picture = torch.cat([light, -light, 0 * light - 0.5])
+        found = [recoloured(picture, np.random.default_rng(seed)) for seed in range(40)]
+        assert all(result.min() >= -1 and result.max() <= 1 for result in found)
+        flat = [int(result.flatten(1).std(dim=1).argmin()) for result in found]
+        assert set(flat) == {0, 1, 2}
+        for result, place in zip(found, flat, strict=True):
+            # a gamma keeps black, white and what is lighter than what
+            assert torch.equal(result[place], result[place, :1, :1].expand(16, 12))
+            for other in {0, 1, 2} - {place}:
+                steps = result[other].flatten().diff()
+                assert (steps > 0).all() or (steps < 0).all()
+                assert sorted(result[other].flatten()[[0, -1]].tolist()) == [-1.0, 1.0]
+
+    def test_a_share_of_the_crops_and_none_that_is_measured(self, vae, pictures, tmp_path):
+        recipe = dataclasses.replace(TINY, harmonise=0.0, recoloured=0.5, held_out=0.2)
+        before = Samples(pictures, dataclasses.replace(recipe, recoloured=0.0), STOCK, seed=0).batch(0, 64).image
+        after = Samples(pictures, recipe, STOCK, seed=0).batch(0, 64).image
+        changed = (before != after).flatten(1).any(1).float().mean()
+        assert 0.3 < changed < 0.7
+        run = training(vae, pictures, tmp_path / "vae.safetensors", recipe)
+        assert run.samples.recipe.recoloured == 0.5
+        assert run.held_out.recipe.recoloured == 0.0
 
 
 class TestPictures:
