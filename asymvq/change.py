@@ -23,7 +23,8 @@ unchanged part says of both is taken off:
 
 Where the VAE is at hand, the edit is compared with what would have come back if nothing had been changed: the source
 with the edit's drift, encoded and decoded. What the VAE does to colours and detail by itself is then no difference.
-That drift is fitted to what comes back, starting with none.
+That drift is fitted to what comes back, starting with none. What a VAE draws at a picture's edges is not what it draws
+where the picture goes on, as that of an edit that was laid over its source may: there it is compared with both.
 
 Weights are those of logistic regression over training photos with known edits, as `bench/change_mask.py --fit` does it.
 """
@@ -48,7 +49,10 @@ SMALLEST, HOLES = 0.0005, 0.002
 LARGEST_SIDE = 1024
 """Larger pictures are looked at reduced to this."""
 ROUND_TRIPS, MULTIPLE = 3, 32
-"""Through the VAE, if it is known; and pixels, of which the sides of what it is given are multiples."""
+"""Through the VAE, if it is known, and one more with a rim; and pixels, of which the sides of what it is given are
+multiples."""
+RIM = MULTIPLE
+"""Pixels from a picture's edges within which a VAE may draw otherwise than where the picture goes on."""
 CELL = 8
 CLIPPED = 0.94
 """An edited picture's values beyond this, of 1, may stand for any that are farther out."""
@@ -121,8 +125,8 @@ def change_mask(
         fill_holes: share of the picture, 0 to 1, up to which what is unchanged within a change is changed too.
         image_range: of all pictures.
         round_trip: the edit's VAE, if it is known: encodes and decodes a picture (1, 3, h, w), values in `image_range`.
-            Called three times for each edited picture, with sides that are multiples of 32 pixels and at most about
-            1024 long. What the VAE does to colours and detail by itself then does not count.
+            Called four times for each edited picture, with sides that are multiples of 32 pixels and at most about
+            1088 long. What the VAE does to colours and detail by itself then does not count.
 
     Returns:
         (B, 1, H, W) float32 in [0, 1], 1 = changed, on the source's device.
@@ -275,7 +279,19 @@ def _expected(edited: Tensor, source: Tensor, back: Callable[[Tensor], Tensor]) 
     for _ in range(ROUND_TRIPS - 1):
         drifted = _with_drift(drifted, edited, expected)
         expected = back(drifted)
-    return expected
+    return _where_it_goes_on(edited, expected, drifted, back)
+
+
+def _where_it_goes_on(edited: Tensor, expected: Tensor, drifted: Tensor, back: Callable[[Tensor], Tensor]) -> Tensor:
+    """`expected` (3, h, w), and near its edges what comes back of a mirrored rim, where `edited` is nearer to that."""
+    height, width = edited.shape[-2:]
+    if min(height, width) <= RIM:
+        return expected
+    wider = back(F.pad(drifted[None], (RIM,) * 4, "reflect")[0])[:, RIM : RIM + height, RIM : RIM + width]
+    as_it_is, gone_on = (blur((edited - t).square().sum(dim=0, keepdim=True), FINEST) for t in (expected, wider))
+    rim = torch.ones_like(as_it_is, dtype=torch.bool)
+    rim[:, RIM : height - RIM, RIM : width - RIM] = False
+    return torch.where(rim & (gone_on < as_it_is), wider, expected)
 
 
 def _with_drift(source: Tensor, edited: Tensor, expected: Tensor) -> Tensor:

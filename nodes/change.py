@@ -99,7 +99,7 @@ class AsymVQChangeMask(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "The VAE that the edit was decoded with. The source goes through it too, so that what it does "
-                        "to colours and detail by itself does not count. Costs three encodes and three decodes."
+                        "to colours and detail by itself does not count. Costs four encodes and four decodes."
                     ),
                 ),
             ],

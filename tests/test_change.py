@@ -104,6 +104,28 @@ def test_what_the_vae_does_by_itself_is_no_change(source, mask):
     assert overlap(change_mask(edited, picture, round_trip=without_purple, **EXACT), mask) > 0.9
 
 
+@pytest.mark.parametrize("beyond", [0, 24, 64])
+def test_what_the_vae_does_at_a_pictures_edges_is_no_change(beyond):
+    """Also where the edit was larger than its source, or moved, so that its edges lie outside."""
+
+    def dark_at_edges(picture: Tensor) -> Tensor:
+        height, width = picture.shape[-2:]
+        distances = [torch.minimum(torch.arange(n), n - 1 - torch.arange(n)) for n in (height, width)]
+        nearest = torch.minimum(distances[0][:, None], distances[1])
+        return picture - 0.5 * (1 - nearest / 12).clamp(min=0)
+
+    whole = texture(192 + 2 * beyond, 256 + 2 * beyond, 0) * 0.3
+    frame = (..., slice(beyond, beyond + 192), slice(beyond, beyond + 256))
+    edited = dark_at_edges(whole + DRIFT)[frame]
+    assert not change_mask(edited, whole[frame], round_trip=dark_at_edges).any()
+
+
+def test_a_small_picture_has_no_rim():
+    small = texture(48, 40, 0) * 0.5
+    for crop in (small, small[..., :30, :24]):
+        assert not change_mask(crop * 0.9, crop, round_trip=lambda picture: picture).any()
+
+
 def test_a_round_trip_is_of_what_a_vae_takes(source):
     given = []
 
@@ -113,7 +135,7 @@ def test_a_round_trip_is_of_what_a_vae_takes(source):
 
     image = source[..., :150, :201] / 2 + 0.5
     assert not change_mask(image * 0.9, image, image_range=(0.0, 1.0), round_trip=round_trip).any()
-    assert [picture.shape for picture in given] == [(1, 3, 160, 224)] * ROUND_TRIPS
+    assert [picture.shape for picture in given] == [*[(1, 3, 160, 224)] * ROUND_TRIPS, (1, 3, 224, 288)]
     assert torch.allclose(given[0][..., :150, :201], image, atol=1e-6)
     assert all(picture.min() >= 0 and picture.max() <= 1 for picture in given)
     with pytest.raises(ValueError, match="round trip of shape"):
