@@ -135,15 +135,20 @@ def _cycled(count: int) -> list[tuple[int, int, int]]:
 
 
 def _polyline(draw, curve, x_of, y_of, limits, colour, width) -> None:
-    """Runs of known values; a value alone is a dot."""
-    run: list[tuple[float, float]] = []
-    for index, value in enumerate([*curve, math.nan]):
-        if math.isfinite(value):
-            run.append((x_of(index), y_of(min(max(value, limits[0]), limits[1]))))
-            continue
+    """Runs of known values; a value alone is a dot. Where none has a neighbour, as where one is measured now and then,
+    the dots are joined."""
+
+    def point(index: int) -> tuple[float, float]:
+        return x_of(index), y_of(min(max(curve[index], limits[0]), limits[1]))
+
+    known = np.flatnonzero(np.isfinite(curve))
+    runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
+    alone = [run[0] for run in runs if len(run) == 1]
+    if len(alone) == len(known):
+        runs = [known]
+    for run in runs:
         if len(run) > 1:
-            draw.line(run, colour, width, joint="curve")
-        elif run:
-            (x, y), radius = run[0], 1.5 * width
-            draw.ellipse([x - radius, y - radius, x + radius, y + radius], colour)
-        run = []
+            draw.line([point(index) for index in run], colour, width, joint="curve")
+    for index in alone:
+        (x, y), radius = point(index), 1.5 * width
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], colour)
