@@ -55,7 +55,7 @@ class ConditionKind(str, Enum):
     """They scale and shift them, and start by changing nothing."""
 
 
-AFFINE_FLAGS = ("sees_errors", "in_blocks")
+AFFINE_FLAGS = ("sees_errors", "in_blocks", "errors_fade")
 """What an affine condition may do besides, as fields of `ConditionConfig`."""
 
 
@@ -74,10 +74,18 @@ class ConditionConfig:
     """Affine: whether it is also shown what the plain decode gets wrong (`asymvq.conditions.Condition`)."""
     in_blocks: bool = False
     """Affine: whether it also scales and shifts what the residual blocks' convolutions take."""
+    errors_fade: bool = False
+    """Affine: whether errors on edited pixels fade with the distance from kept ones (`asymvq.detail.reach_of_kept`), so
+    that the decode farther in is the plain one."""
 
     @classmethod
-    def affine(cls, channels: int = 64, *, sees_errors: bool = True, in_blocks: bool = True) -> ConditionConfig:
-        return cls(kind=ConditionKind.AFFINE, channels=channels, sees_errors=sees_errors, in_blocks=in_blocks)
+    def affine(
+        cls, channels: int = 64, *, sees_errors: bool = True, in_blocks: bool = True, errors_fade: bool = False
+    ) -> ConditionConfig:
+        return cls(
+            kind=ConditionKind.AFFINE, channels=channels,
+            sees_errors=sees_errors, in_blocks=in_blocks, errors_fade=errors_fade,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """As `json.dumps` takes it, and `from_dict` takes back."""
@@ -96,7 +104,7 @@ class ConditionConfig:
         if isinstance(data, Mapping) and data.get("kind") == ConditionKind.AFFINE.value:
             if set(data) - set(AFFINE_FLAGS) != {"kind", "channels"}:
                 raise ValueError(
-                    f"Expected an affine condition of kind, channels and perhaps {' and '.join(AFFINE_FLAGS)}, but got "
+                    f"Expected an affine condition of kind, channels and perhaps {', '.join(AFFINE_FLAGS)}, but got "
                     f"{_cut(data)}."
                 )
             return cls.affine(data["channels"], **{name: data.get(name, False) for name in AFFINE_FLAGS})
@@ -119,6 +127,8 @@ class ConditionConfig:
                     f"Expected channels to be a whole number from 1 to {MAX_CHANNELS} with an affine condition, but "
                     f"got {_cut(self.channels)}."
                 )
+            if self.errors_fade is True and self.sees_errors is not True:
+                raise ValueError("Expected errors_fade with sees_errors alone, but got it without: no errors are seen.")
             if self.sees_mask is not False or self.mask_reduction is not MaskReduction.NEAREST:
                 raise ValueError(
                     "Expected neither sees_mask nor mask_reduction with an affine condition, which always sees the "

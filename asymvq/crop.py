@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,15 @@ class Box:
     def of(self, tensor: Tensor) -> Tensor:
         """That part of (…, H, W), a view."""
         return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def grown(self, margin: int, size: Sequence[int]) -> Box:
+        """With so many pixels more on each side, as far as a picture of `size`, (height, width), goes."""
+        top, left = max(0, self.top - margin), max(0, self.left - margin)
+        bottom, right = (
+            min(whole, start + length + margin)
+            for whole, start, length in zip(size, (self.top, self.left), (self.height, self.width), strict=True)
+        )
+        return Box(top, left, bottom - top, right - left)
 
     def stripes(self, rows: int) -> list[Box]:
         """Its parts of up to so many rows."""

@@ -44,6 +44,29 @@ def errors_of(plain: Tensor, *, image: Tensor, mask: Tensor, harmonised: Tensor 
     return torch.where(mask > 0, plain if harmonised is None else harmonised, image) - plain
 
 
+def reach_of_kept(mask: Tensor, sigma: float) -> Tensor:
+    """How far kept pixels tell of edited ones, (B, 1, H, W) float32: 1 on kept pixels and beside a straight border of
+    them, falling to nothing within three `sigma`, in pixels.
+
+    It is twice the share of kept pixels in a Gaussian window, at most 1. What lies beyond the picture does not count.
+
+    Args:
+        mask: (B, 1, H, W), above 0 = edited.
+    """
+    result = torch.ones_like(mask, dtype=torch.float32)
+    margin = _window(sigma)
+    for i, inside in enumerate(mask[:, 0] > 0):
+        box = Box.around(inside)
+        if not box.height:
+            continue
+        around = box.grown(margin, inside.shape)
+        kept = (~around.of(inside)).float()
+        counted, whole = _blurred(torch.stack([kept, torch.ones_like(kept)]), sigma)
+        share = around.of(result)[i, 0]
+        share.copy_(torch.where(kept > 0, 1, (2 * counted / whole).clamp(max=1)))
+    return result
+
+
 def with_detail_of(
     conditional: Tensor, plain: Tensor, *, mask: Tensor, factor: int, harmonised: Tensor | None = None
 ) -> Tensor:
@@ -103,9 +126,14 @@ def low_pass(picture: Tensor, inside: Tensor, sigma: float) -> Tensor:
     return torch.stack(smooth) + (1 - gathered) * picture
 
 
+def _window(sigma: float) -> int:
+    """Pixels that a Gaussian reaches to each side."""
+    return max(1, math.ceil(3 * sigma))
+
+
 def _blurred(values: Tensor, sigma: float) -> Tensor:
     """(C, h, w) after a Gaussian that is 1 in its middle, zeros around the picture."""
-    reach = max(1, math.ceil(3 * sigma))
+    reach = _window(sigma)
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=values.device) / sigma) ** 2)
     values = values[:, None]
     for kernel, padding in ((taps[:, None], (reach, 0)), (taps[None], (0, reach))):

@@ -55,6 +55,8 @@ def decode_bytes(
     around = 2 * config.image_channels * pixels + (10 * pixels if conditioned else 0)
     if conditioned and config.condition is not None and config.condition.sees_errors:
         around += 3 * config.image_channels * pixels  # the plain decode, what is shown, and the detail taken
+        if config.condition.errors_fade:
+            around += (config.image_channels + 1) * pixels  # those that have faded, and how far
     if lean.pays_for(config, latent_size, device):
         moments = [[attention / ATTENDED] * ATTENDED, *_striped_moments(config, pixels, conditioned)]
         row = 2 * latent_size[1] * config.factor * max(config.decoder_channels[:2])

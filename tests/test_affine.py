@@ -17,13 +17,16 @@ from asymvq.checkpoint import CheckpointError
 from asymvq.checkpoint.native import CONFIG_KEY, from_native, to_native
 from asymvq.cli import main
 from asymvq.config import ConditionConfig, ConditionKind, MaskReduction
-from asymvq.detail import low_pass, with_detail_of
+from asymvq.detail import low_pass, reach_of_kept, with_detail_of
 from asymvq.grow import grow, grown_config
 
 AFFINE = ConditionConfig.affine(16)
 OUTSIDE = ConditionConfig.affine(16, in_blocks=False)
 BLIND = ConditionConfig.affine(16, sees_errors=False, in_blocks=False)
-KINDS = pytest.mark.parametrize("kind", [AFFINE, OUTSIDE, BLIND], ids=["in blocks", "sees errors", "does neither"])
+FADING = ConditionConfig.affine(16, errors_fade=True)
+KINDS = pytest.mark.parametrize(
+    "kind", [AFFINE, FADING, OUTSIDE, BLIND], ids=["in blocks", "errors fade", "sees errors", "does neither"]
+)
 
 
 def striped(vae, latent, **condition):
@@ -130,15 +133,15 @@ def test_diffusers_cannot_hold_it(tmp_path):
 
 
 def test_only_what_needs_it_is_written_in_the_newer_format():
-    for condition, version in ((None, 1), (ConditionConfig(), 1), (BLIND, 2), (OUTSIDE, 3), (AFFINE, 4)):
+    for condition, version in ((None, 1), (ConditionConfig(), 1), (BLIND, 2), (OUTSIDE, 3), (AFFINE, 4), (FADING, 5)):
         vae = built(dataclasses.replace(CONFIGS["KL"], condition=condition))
         tensors = to_native(vae, vae.config)
         data = json.loads(bytes(tensors[CONFIG_KEY].tolist()))
         assert data["format"] == version
         assert from_native(tensors)[0] == vae.config
-        data["format"] = 5
+        data["format"] = 6
         tensors[CONFIG_KEY] = torch.tensor(list(json.dumps(data).encode()), dtype=torch.uint8)
-        with pytest.raises(CheckpointError, match="format version 4 or older, but got 5"):
+        with pytest.raises(CheckpointError, match="format version 5 or older, but got 6"):
             from_native(tensors)
 
 
@@ -151,6 +154,9 @@ def test_only_what_needs_it_is_written_in_the_newer_format():
         {"kind": ConditionKind.AFFINE, "channels": 8, "mask_reduction": MaskReduction.ANY},
         {"kind": ConditionKind.AFFINE, "channels": 8, "sees_errors": 1},
         {"kind": ConditionKind.AFFINE, "channels": 8, "in_blocks": "yes"},
+        {"kind": ConditionKind.AFFINE, "channels": 8, "sees_errors": True, "errors_fade": 1},
+        {"kind": ConditionKind.AFFINE, "channels": 8, "errors_fade": True},
+        {"errors_fade": True},
         {"channels": 8},
         {"sees_errors": True},
         {"in_blocks": True},
@@ -209,8 +215,11 @@ def test_one_without_errors_can_learn_to_see_them(blob_mask):
     expected = with_detail_of(vae.decode(latent, **condition), plain, mask=mask, factor=vae.factor)
     assert (expected - plain).abs().max() > 1e-3
     torch.testing.assert_close(seeing.decode(latent, **condition), expected, atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match="can grow into"):
-        grow(seeing, vae.config)
+    fading = grow(seeing, vae.config.replaced(condition=FADING))  # and what harmonising changes, to fade
+    torch.testing.assert_close(fading.decode(latent, **condition), expected, atol=1e-4, rtol=0)
+    for smaller, config in ((seeing, vae.config), (fading, seeing.config)):
+        with pytest.raises(ValueError, match="can grow into"):
+            grow(smaller, config)
 
 
 @KINDS
@@ -234,6 +243,46 @@ def test_errors_are_seen_where_they_should(kind, blob_mask):
     assert change[~edited].abs().max() == 0
     assert change[edited].std() > 1e-4
     torch.testing.assert_close(change[edited].mean(), torch.tensor(0.5), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_errors_fade_where_no_kept_pixel_is_near(name):
+    """There the decode is the plain one with the harmonised one's colours, whatever harmonising does."""
+    vae = built(dataclasses.replace(CONFIGS[name], condition=FADING))
+    lasting = grow(vae, vae.config)
+    lasting.decoder.condition_encoder.fading = None
+    stir(vae)
+    lasting.load_state_dict(vae.state_dict())
+    right = lambda height, width: (torch.arange(width) >= 16).float().expand(1, 1, height, -1)  # noqa: E731
+    latent, condition = given(vae.config, right, cells=(4, 16))
+    edited = condition["mask"] > 0
+    plain, generator = vae.decode(latent), torch.Generator().manual_seed(2)
+    harmonised = plain + torch.where(edited, 0.5 * torch.randn(plain.shape, generator=generator), 0)
+    shown = {**condition, "plain": plain, "harmonised": harmonised}
+    unchanged = with_detail_of(plain, plain, mask=condition["mask"], factor=vae.factor, harmonised=harmonised)
+    for how in (False, True):
+        own, others = ((v.decode(latent, **shown, striped=how) - unchanged).abs() for v in (vae, lasting))
+        assert own[..., 16:20].max() > 1e-3
+        assert own[..., -8:].mean() < 0.25 * others[..., -8:].mean()  # norms and attention see the whole picture
+
+
+@torch.no_grad()
+def test_how_far_kept_pixels_reach():
+    mask = torch.zeros(2, 1, 48, 160)
+    mask[0, ..., 40:] = 1
+    reach = reach_of_kept(mask, 8.0)
+    assert reach.shape == mask.shape
+    assert (reach[1] == 1).all()
+    row = reach[0, 0, 24]
+    assert (row[:40] == 1).all()
+    assert row[40] > 0.94
+    assert (row[40:64].diff() < 0).all()
+    assert (row[64:] == 0).all()
+    # nothing lies beyond the picture, neither kept nor edited
+    torch.testing.assert_close(reach[0, 0, 0], row)
+    torch.testing.assert_close(row[48], torch.tensor(0.288), atol=0.01, rtol=0)  # 8.5 pixels in
+    assert (reach_of_kept(torch.ones(1, 1, 20, 30), 8.0) == 0).all()
 
 
 def test_the_mean_colour_is_the_harmonised_one(blob_mask):

@@ -77,6 +77,7 @@ def _condition(condition: dict[str, Any] | None) -> str:
         return "none: a plain decoder"
     if condition.get("kind") == ConditionKind.AFFINE.value:
         sees = ", and so do the plain decode's errors" if condition.get("sees_errors") else ""
+        sees += ", which fade with the distance from kept pixels" if condition.get("errors_fade") else ""
         inside = ", inside its residual blocks too" if condition.get("in_blocks") else ""
         channels = f"affine, {condition['channels']} channels"
         return f"{channels}: kept pixels scale and shift the decoder's features{inside}{sees}"

@@ -45,7 +45,10 @@ def run(args: argparse.Namespace) -> None:
     vae = load(args.base, dtype=torch.float32)
     folder = state_folder(args.out) if args.resume else None
     kind = None if args.condition is None else ConditionKind(args.condition)
-    condition = condition_to_train(vae.config, recipe, kind=kind, width=args.condition_width, folder=folder)
+    condition = condition_to_train(
+        vae.config, recipe,
+        kind=kind, width=args.condition_width, fades=args.condition_fades, folder=folder,
+    )  # fmt: skip
     config = grown_config(vae.config, args.preset, condition=condition)
     pictures = None
     if recipe.steps or needs_pictures(vae, config, recipe):

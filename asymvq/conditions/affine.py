@@ -8,6 +8,7 @@ pixel is in reach, γ and β are 0 always, and with nothing kept the conditional
 
 Kept pixels tell what is to be continued, not what the decoder makes of the latent beside them. So it can be shown that
 too, as the errors that a plain decode makes: how the next pixel's differ from them is then a matter of a few weights.
+On edited pixels these are what harmonising changes; with `errors_fade` only as far as kept pixels tell.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ConditionConfig
+from ..detail import reach_of_kept
 from ..layers import Ops
 from ..stripes import stripes
 from ..walk import Change
@@ -32,7 +34,7 @@ class Affine(ConditionEncoder):
     """Kept pixels to a scale and a shift at every condition point, and perhaps in every residual block.
 
     Args:
-        config: the width of all maps, whether errors are seen, and whether blocks are conditioned inside.
+        config: the width of all maps, whether errors are seen and fade, and whether blocks are conditioned inside.
         channels: of the features at each point, fine to coarse.
         stage_channels: of the features that each stage activates, of each residual block of each level, fine to coarse.
     """
@@ -50,6 +52,10 @@ class Affine(ConditionEncoder):
         seen = image_channels * (1 + config.sees_errors) + 1
         super().__init__(seen, [width] * len(channels), ops, bias=False)
         self.sees_errors = config.sees_errors
+        self.fading: float | None = None
+        """Pixels over which errors on edited pixels fade: a cell of the coarsest map."""
+        if config.errors_fade:
+            self.fading = 2.0 ** (len(channels) - FULL_RESOLUTION)
 
         def zeroed(channels: Iterable[int]) -> nn.ModuleList:
             convolutions = nn.ModuleList(ops.Conv2d(width, c, kernel_size=1, bias=False) for c in channels)
@@ -70,6 +76,8 @@ class Affine(ConditionEncoder):
         """(B, 4 or 7, H, W): the kept pixels, 1 where they are, and the errors."""
         kept = 1 - mask
         assert self.sees_errors == (errors is not None)
+        if errors is not None and self.fading is not None:
+            errors = errors * reach_of_kept(mask, self.fading).to(errors.dtype)
         return torch.cat([image * kept, kept, *([] if errors is None else [errors])], dim=1)
 
     def change(self, level: int, features: Tensor, active: Tensor) -> Tensor:

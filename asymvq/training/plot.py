@@ -138,8 +138,8 @@ def _polyline(draw, curve, x_of, y_of, limits, colour, width) -> None:
     """Runs of known values; a value alone is a dot. Where none has a neighbour, as where one is measured now and then,
     the dots are joined."""
 
-    def point(index: int) -> tuple[float, float]:
-        return x_of(index), y_of(min(max(curve[index], limits[0]), limits[1]))
+    def point(index: np.intp) -> tuple[float, float]:
+        return x_of(int(index)), y_of(min(max(curve[index], limits[0]), limits[1]))
 
     known = np.flatnonzero(np.isfinite(curve))
     runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..autoencoder import AsymmetricAutoencoder
-from ..config import AFFINE_FLAGS, ConditionConfig, ConditionKind, Config
+from ..config import ConditionConfig, ConditionKind, Config
 from ..grow import grow, match_norms, shifts_norms
 from .copying import check_copying, start_with_copying
 from .data import Samples
@@ -28,6 +28,7 @@ def condition_to_train(
     *,
     kind: ConditionKind | None = None,
     width: int | None = None,
+    fades: bool = False,
     folder: Path | None = None,
 ) -> ConditionConfig:
     """The condition that a decoder is trained with. A new affine one sees errors and works in the residual blocks too,
@@ -38,17 +39,19 @@ def condition_to_train(
         kind: what was asked for; None: that of the run in `folder`, else the VAE's own, else the recipe's.
         width: channels of an affine condition's maps, where it was asked for; else those of the run or the VAE, or
             `AFFINE_WIDTH`.
+        fades: whether its errors are to fade from now on (`ConditionConfig.errors_fade`).
         folder: of a run's states, which may not be there.
 
     Raises:
-        ValueError: a width for a condition of another kind, or one that no condition has.
+        ValueError: a width or fading for a condition of another kind or that sees no errors, or a width that none has.
     """
     found = _condition(config, recipe, kind, folder)
-    if width is None:
+    if width is None and not fades:
         return found
     if found.kind is not ConditionKind.AFFINE:
-        raise ValueError(f"Expected an affine condition, whose width can be chosen, but got {found.kind.value}.")
-    return replace(found, channels=width)
+        chosen = "width" if width is not None else "errors' fading"
+        raise ValueError(f"Expected an affine condition, whose {chosen} can be chosen, but got {found.kind.value}.")
+    return replace(found, channels=found.channels if width is None else width, errors_fade=fades or found.errors_fade)
 
 
 def _condition(config: Config, recipe: Recipe, kind: ConditionKind | None, folder: Path | None) -> ConditionConfig:
@@ -62,7 +65,8 @@ def _condition(config: Config, recipe: Recipe, kind: ConditionKind | None, folde
         if config.condition is not None:
             return config.condition
     if config.condition is not None and config.condition.kind is kind:
-        return replace(config.condition, **dict.fromkeys(AFFINE_FLAGS, kind is ConditionKind.AFFINE))
+        is_affine = kind is ConditionKind.AFFINE
+        return replace(config.condition, sees_errors=is_affine, in_blocks=is_affine)
     if kind is ConditionKind.BLEND:
         return ConditionConfig()
     narrow = config.decoder_channels[0] < AFFINE_WIDTH
