@@ -4,7 +4,7 @@ SPADE, arXiv 1903.07291; the asymmetric VQGAN names it as future work, arXiv 230
 Features h become h · (1 + γ) + β: those at the condition points, and with `in_blocks` also those that each convolution
 of the residual blocks behind a point takes, after their norm (SPADE's place). The convolutions that make γ and β start
 as zeros, so that a decoder starts as the stock one. None has a bias, and what is edited is seen as zeros: where no kept
-pixel is in reach, γ and β are 0 always, and with nothing kept the conditional decode is the plain one.
+pixel is in reach, γ and β are 0, and with nothing kept the conditional decode is the plain one.
 
 Kept pixels tell what is to be continued, not what the decoder makes of the latent beside them. So it can be shown that
 too, as the errors that a plain decode makes: how the next pixel's differ from them is then a matter of a few weights.
