@@ -88,8 +88,9 @@ SHARP, LOCAL, LIKENESS = 1.0, 12, 8.0
 """Sigmas, pixels, of differences near a border, and over which it is told what is usual; and the bound of likeness."""
 CERTAIN, BORDER = 4.0, 4.0
 """Bound of the log odds of a pixel; and what a pixel of border costs."""
-BEYOND_DOUBT = 2.5
-"""Mean log odds of a part that is kept: on training photos, those of noise had less, of most edits more."""
+BEYOND_DOUBT, BEYOND_DOUBT_TOLD = 2.5, 2.75
+"""Mean log odds of a part that is kept, and where the VAE is known: on training photos, those of noise had less, of
+most edits more. Where it is known, noise had up to 2.5, and all but the smallest parts of edits 3.0 or more."""
 SENSITIVITY_RANGE = 4.0
 """By how much the log odds differ between the least and the highest sensitivity."""
 CUTS, HALF = 100, 2
@@ -175,8 +176,9 @@ def _found(
     expected = source
     if back is not None and not same.all():
         expected = torch.where(same, source, _expected(edited, source, back))
+    doubt = BEYOND_DOUBT if back is None else BEYOND_DOUBT_TOLD
     found, odds = (t.cpu().numpy() for t in _likeliest(edited, expected, same, more))
-    found = torch.from_numpy(_cleaned(found, odds, smallest, holes)).to(source.device)
+    found = torch.from_numpy(_cleaned(found, odds, doubt, smallest, holes)).to(source.device)
     if ratio == 1:
         return found
     return F.interpolate(found[None, None].float(), (height, width), mode="bilinear", align_corners=False)[0, 0] > 0.5
@@ -437,14 +439,14 @@ def _cut(odds: Tensor, border: float = BORDER) -> Tensor:
     return share
 
 
-def _cleaned(found: np.ndarray, odds: np.ndarray, smallest: float, holes: float) -> np.ndarray:
-    """(h, w) bool without parts that are doubtful or below `smallest`, and with its holes up to `holes`.
+def _cleaned(found: np.ndarray, odds: np.ndarray, doubt: float, smallest: float, holes: float) -> np.ndarray:
+    """(h, w) bool without parts of mean log odds below `doubt` or below `smallest`, and with its holes up to `holes`.
 
-    Both are shares of the whole. `odds` (h, w): the log odds of each pixel.
+    Sizes are shares of the whole. `odds` (h, w): the log odds of each pixel.
     """
     labels, sizes = regions(found)
     sums = np.bincount(labels.ravel(), weights=odds.ravel(), minlength=len(sizes))
-    found = found & ((sizes >= smallest * found.size) & (sums >= BEYOND_DOUBT * sizes))[labels]
+    found = found & ((sizes >= smallest * found.size) & (sums >= doubt * sizes))[labels]
     labels, sizes = regions(~found)
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     inside = ~np.isin(np.arange(len(sizes)), rim)
