@@ -240,6 +240,8 @@ class Samples:
             crop = F.interpolate(crop[None], size=(size, size), mode="bicubic", antialias=True)[0].clamp(-1, 1)
         if self.recipe.recoloured and rng.random() < self.recipe.recoloured:
             crop = recoloured(crop, rng)
+        if self.recipe.turned and rng.random() < self.recipe.turned:
+            crop = crop.rot90(int(rng.integers(1, 4)), (-2, -1))
         return crop.flip(-1) if mirrored else crop
 
 

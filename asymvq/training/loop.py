@@ -163,7 +163,7 @@ class Training:
         self.held_out: Samples | None = None
         """Of pictures that are not trained on."""
         if measured is not None:
-            as_they_are = dataclasses.replace(recipe, fixed_crops=0, recoloured=0.0)
+            as_they_are = dataclasses.replace(recipe, fixed_crops=0, recoloured=0.0, turned=0.0)
             self.held_out = Samples(measured, as_they_are, config, seed=seed)
         self.best = Best()
         """What is saved, once something was measured."""

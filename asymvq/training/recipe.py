@@ -50,6 +50,8 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
     recoloured: float = 0.0
     """Share of the crops that get other colours than the photo's (`asymvq.training.data.recoloured`), for want of more
     photos. Those that are measured do not."""
+    turned: float = 0.0
+    """Share of the crops that are turned by one, two or three quarters, likewise."""
     fixed_crops: int = 0
     """Train on this many crops, cut once, and keep their latents in memory; 0: a new crop for every sample."""
     unconditioned: float = 0.5
@@ -120,7 +122,8 @@ class Recipe(*(loss.settings for loss in reversed(LOSSES))):
     def __post_init__(self) -> None:
         positive = ("steps", "batch", "accumulate", "crop", "mask_scale", "lr", "measured")
         shares = (
-            "recoloured", "unconditioned", "harmonise", "varying", "inside", "softened", "other", "through_harmonise",
+            "recoloured", "turned", "unconditioned", "harmonise", "varying", "inside", "softened", "other",
+            "through_harmonise",
         )  # fmt: skip
         weights = (
             "latent_noise", "decoder_lr", "weight_decay", "warm_up", "final_lr", "clip", "fixed_crops", "measure_steps",

@@ -33,15 +33,28 @@ class TestRecoloured:
                 assert (steps > 0).all() or (steps < 0).all()
                 assert sorted(result[other].flatten()[[0, -1]].tolist()) == [-1.0, 1.0]
 
-    def test_a_share_of_the_crops_and_none_that_is_measured(self, vae, pictures, tmp_path):
-        recipe = dataclasses.replace(TINY, harmonise=0.0, recoloured=0.5, held_out=0.2)
-        before = Samples(pictures, dataclasses.replace(recipe, recoloured=0.0), STOCK, seed=0).batch(0, 64).image
-        after = Samples(pictures, recipe, STOCK, seed=0).batch(0, 64).image
+
+class TestCropsForWantOfMorePhotos:
+    @pytest.mark.parametrize("setting", ["recoloured", "turned"])
+    def test_a_share_of_the_crops_and_none_that_is_measured(self, setting, vae, pictures, tmp_path):
+        plain = dataclasses.replace(TINY, harmonise=0.0, held_out=0.2)
+        recipe = dataclasses.replace(plain, **{setting: 0.5})
+        before, after = (Samples(pictures, each, STOCK, seed=0).batch(0, 64).image for each in (plain, recipe))
         changed = (before != after).flatten(1).any(1).float().mean()
         assert 0.3 < changed < 0.7
         run = training(vae, pictures, tmp_path / "vae.safetensors", recipe)
-        assert run.samples.recipe.recoloured == 0.5
-        assert run.held_out.recipe.recoloured == 0.0
+        assert getattr(run.samples.recipe, setting) == 0.5
+        assert getattr(run.held_out.recipe, setting) == 0.0
+
+    def test_crops_are_turned_in_three_ways(self, pictures):
+        plain = dataclasses.replace(TINY, harmonise=0.0)
+        before, after = (
+            Samples(pictures, each, STOCK, seed=0).batch(0, 64).image
+            for each in (plain, dataclasses.replace(plain, turned=1.0))
+        )
+        for turns in (1, 2, 3):
+            assert 8 < (before.rot90(turns, (-2, -1)) == after).flatten(1).all(1).sum() < 40
+        assert not (before == after).flatten(1).all(1).any()
 
 
 class TestPictures:
