@@ -11,6 +11,7 @@ from . import lean
 from .autoencoders import build
 from .config import Config
 from .detail import errors_of, with_detail_of
+from .fitted import fitted_errors
 from .layers import CastingOps, Ops
 from .memory_model import decode_bytes
 from .network import Grid
@@ -176,8 +177,17 @@ class AsymmetricAutoencoder(nn.Module):
         decoded = run_finite(
             partial(run, self, report=report), self, "decoding", latent=latent, image=image, mask=mask, errors=errors
         )
-        result = with_detail_of(decoded, plain, mask=mask, factor=self.factor, harmonised=harmonised)
+        result = with_detail_of(
+            decoded, plain, mask=mask, factor=self.factor, harmonised=harmonised, fitted=self.fitted(plain, image, mask)
+        )
         return result.to(decoded.dtype)
+
+    def fitted(self, plain: Tensor, image: Tensor, mask: Tensor) -> Tensor | None:
+        """What is added for `fits_errors` (`asymvq.fitted.fitted_errors`), without gradients; None where nothing is."""
+        if self.config.condition is None or not self.config.condition.fits_errors:
+            return None
+        with torch.no_grad():
+            return fitted_errors(plain, image=image, mask=mask, factor=self.factor)
 
     def _pixels(
         self,

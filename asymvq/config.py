@@ -55,7 +55,7 @@ class ConditionKind(str, Enum):
     """They scale and shift them, and start by changing nothing."""
 
 
-AFFINE_FLAGS = ("sees_errors", "in_blocks", "errors_fade")
+AFFINE_FLAGS = ("sees_errors", "in_blocks", "errors_fade", "fits_errors")
 """What an affine condition may do besides, as fields of `ConditionConfig`."""
 
 
@@ -77,14 +77,23 @@ class ConditionConfig:
     errors_fade: bool = False
     """Affine: whether errors on edited pixels fade with the distance from kept ones (`asymvq.detail.reach_of_kept`), so
     that the decode farther in is the plain one."""
+    fits_errors: bool = False
+    """Affine: whether edited pixels that kept ones do not reach are corrected by what the plain decode gets wrong on
+    this picture's kept ones (`asymvq.fitted`)."""
 
     @classmethod
     def affine(
-        cls, channels: int = 64, *, sees_errors: bool = True, in_blocks: bool = True, errors_fade: bool = False
+        cls,
+        channels: int = 64,
+        *,
+        sees_errors: bool = True,
+        in_blocks: bool = True,
+        errors_fade: bool = False,
+        fits_errors: bool = False,
     ) -> ConditionConfig:
         return cls(
             kind=ConditionKind.AFFINE, channels=channels,
-            sees_errors=sees_errors, in_blocks=in_blocks, errors_fade=errors_fade,
+            sees_errors=sees_errors, in_blocks=in_blocks, errors_fade=errors_fade, fits_errors=fits_errors,
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,8 +136,9 @@ class ConditionConfig:
                     f"Expected channels to be a whole number from 1 to {MAX_CHANNELS} with an affine condition, but "
                     f"got {_cut(self.channels)}."
                 )
-            if self.errors_fade is True and self.sees_errors is not True:
-                raise ValueError("Expected errors_fade with sees_errors alone, but got it without: no errors are seen.")
+            for name in ("errors_fade", "fits_errors"):
+                if getattr(self, name) is True and self.sees_errors is not True:
+                    raise ValueError(f"Expected {name} with sees_errors alone, but got it without: no errors are seen.")
             if self.sees_mask is not False or self.mask_reduction is not MaskReduction.NEAREST:
                 raise ValueError(
                     "Expected neither sees_mask nor mask_reduction with an affine condition, which always sees the "

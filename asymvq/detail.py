@@ -68,7 +68,13 @@ def reach_of_kept(mask: Tensor, sigma: float) -> Tensor:
 
 
 def with_detail_of(
-    conditional: Tensor, plain: Tensor, *, mask: Tensor, factor: int, harmonised: Tensor | None = None
+    conditional: Tensor,
+    plain: Tensor,
+    *,
+    mask: Tensor,
+    factor: int,
+    harmonised: Tensor | None = None,
+    fitted: Tensor | None = None,
 ) -> Tensor:
     """Edited pixels of the conditional decode with colours and light of `harmonised`, kept ones of the plain decode.
 
@@ -77,7 +83,10 @@ def with_detail_of(
 
     Args:
         factor: pixels a latent cell.
+        fitted: (B, 3, H, W), `asymvq.fitted.fitted_errors`, added where kept pixels do not reach.
     """
+    if fitted is not None:
+        fitted = (1 - reach_of_kept(mask, factor * DETAIL)) * fitted
     base = (plain if harmonised is None else harmonised).float()
     result = plain.float().clone()
     for i, inside in enumerate(mask[:, 0] > 0):
@@ -86,6 +95,8 @@ def with_detail_of(
             continue
         own, reference, inside = (box.of(t) for t in (conditional[i].float(), plain[i].float(), inside))
         change = own - reference + _missing_texture(own, reference, inside)
+        if fitted is not None:
+            change = change + box.of(fitted)[i]
         finer = change - low_pass(change, inside, factor * DETAIL)
         box.of(result)[i] = torch.where(inside, box.of(base[i]) + finer, reference)
     return result

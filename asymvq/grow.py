@@ -143,7 +143,7 @@ def _check_growth(old: Config, new: Config) -> None:
 
 
 def _condition_fits(old: ConditionConfig | None, new: ConditionConfig | None) -> bool:
-    """Of one kind, it stays as it is; or it is wider, sees errors, works in the blocks or lets errors fade now."""
+    """Of one kind, it stays as it is; or it is wider, or has flags that it had not before."""
     if old is None or new is None or old.kind is not new.kind:
         return True
     if old.channels is None or new.channels is None:

@@ -24,6 +24,7 @@ AFFINE = ConditionConfig.affine(16)
 OUTSIDE = ConditionConfig.affine(16, in_blocks=False)
 BLIND = ConditionConfig.affine(16, sees_errors=False, in_blocks=False)
 FADING = ConditionConfig.affine(16, errors_fade=True)
+FITTING = ConditionConfig.affine(16, errors_fade=True, fits_errors=True)
 KINDS = pytest.mark.parametrize(
     "kind", [AFFINE, FADING, OUTSIDE, BLIND], ids=["in blocks", "errors fade", "sees errors", "does neither"]
 )
@@ -133,15 +134,16 @@ def test_diffusers_cannot_hold_it(tmp_path):
 
 
 def test_only_what_needs_it_is_written_in_the_newer_format():
-    for condition, version in ((None, 1), (ConditionConfig(), 1), (BLIND, 2), (OUTSIDE, 3), (AFFINE, 4), (FADING, 5)):
+    affine = (BLIND, OUTSIDE, AFFINE, FADING, FITTING)
+    for condition, version in ((None, 1), (ConditionConfig(), 1), *zip(affine, range(2, 7), strict=True)):
         vae = built(dataclasses.replace(CONFIGS["KL"], condition=condition))
         tensors = to_native(vae, vae.config)
         data = json.loads(bytes(tensors[CONFIG_KEY].tolist()))
         assert data["format"] == version
         assert from_native(tensors)[0] == vae.config
-        data["format"] = 6
+        data["format"] = 7
         tensors[CONFIG_KEY] = torch.tensor(list(json.dumps(data).encode()), dtype=torch.uint8)
-        with pytest.raises(CheckpointError, match="format version 5 or older, but got 6"):
+        with pytest.raises(CheckpointError, match="format version 6 or older, but got 7"):
             from_native(tensors)
 
 
@@ -156,6 +158,7 @@ def test_only_what_needs_it_is_written_in_the_newer_format():
         {"kind": ConditionKind.AFFINE, "channels": 8, "in_blocks": "yes"},
         {"kind": ConditionKind.AFFINE, "channels": 8, "sees_errors": True, "errors_fade": 1},
         {"kind": ConditionKind.AFFINE, "channels": 8, "errors_fade": True},
+        {"kind": ConditionKind.AFFINE, "channels": 8, "fits_errors": True},
         {"errors_fade": True},
         {"channels": 8},
         {"sees_errors": True},

@@ -20,7 +20,7 @@ from .errors import CheckpointError, shown
 
 PREFIX = "asymvq."
 CONFIG_KEY = PREFIX + "config"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """The newest that is read. What versions before it can read too is written as theirs."""
 MAX_CONFIG_BYTES = 2**16
 
@@ -67,9 +67,12 @@ def native_metadata(config: Config, extra: Mapping[str, str] | None = None) -> d
 
 
 def format_version(config: Config) -> int:
-    """5 has errors that fade, 4 conditions in the blocks, 3 those that see errors, 2 affine ones; 1 is all before."""
+    """6 has errors that are fitted, 5 ones that fade, 4 conditions in the blocks, 3 those that see errors, 2 affine
+    ones; 1 is all before."""
     if config.condition is None or config.condition.kind is not ConditionKind.AFFINE:
         return 1
+    if config.condition.fits_errors:
+        return 6
     if config.condition.errors_fade:
         return 5
     if config.condition.in_blocks:

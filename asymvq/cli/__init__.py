@@ -243,6 +243,11 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="from now on, an affine condition is shown what harmonising changes only as far as kept pixels tell, so "
         "that farther in the decode is the plain one (default: as the run's or the base's own, else all over the mask)",
     )  # fmt: skip
+    train.add_argument(
+        "--condition-fits", action="store_true",
+        help="from now on, an affine condition also corrects edited pixels by what the plain decode gets wrong on the "
+        "same picture's kept ones (default: as the run's or the base's own, else not)",
+    )  # fmt: skip
     train.add_argument("--recipe", choices=["quick", "paper", "fidelity"], default="quick", help="(default: quick)")
     train.add_argument("--steps", type=int, metavar="N", help="0: write the larger decoder without training it")
     train.add_argument("--batch", type=int, metavar="N", help="pictures a step and device")

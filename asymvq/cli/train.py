@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
     kind = None if args.condition is None else ConditionKind(args.condition)
     condition = condition_to_train(
         vae.config, recipe,
-        kind=kind, width=args.condition_width, fades=args.condition_fades, folder=folder,
+        kind=kind, width=args.condition_width, fades=args.condition_fades, fits=args.condition_fits,
+        folder=folder,
     )  # fmt: skip
     config = grown_config(vae.config, args.preset, condition=condition)
     pictures = None

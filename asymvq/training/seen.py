@@ -48,7 +48,12 @@ class SeenByLosses:
         if plain is not None and harmonised is not None:
             whole = output.float() - plain + harmonised
             detailed = with_detail_of(
-                output, plain, mask=batch.mask, factor=self.vae.config.factor, harmonised=harmonised
+                output,
+                plain,
+                mask=batch.mask,
+                factor=self.vae.config.factor,
+                harmonised=harmonised,
+                fitted=self.vae.fitted(plain, batch.image, batch.mask),
             )
             # with nothing kept it is the plain decode, and all of it is to be learned
             nothing_kept = batch.mask.amin(dim=(1, 2, 3), keepdim=True) > 0
@@ -79,4 +84,5 @@ def raw_decode(vae: AsymmetricAutoencoder, latent: Tensor, image: Tensor, mask: 
         return vae.decoder(z, image=image, mask=mask)
     plain = vae.decoder(z)
     decoded = vae.decoder(z, image=image, mask=mask, errors=errors_of(plain, image=image, mask=mask))
-    return with_detail_of(decoded, plain, mask=mask, factor=vae.factor)
+    fitted = vae.fitted(plain, image, mask)
+    return with_detail_of(decoded, plain, mask=mask, factor=vae.factor, fitted=fitted)

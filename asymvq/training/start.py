@@ -29,6 +29,7 @@ def condition_to_train(
     kind: ConditionKind | None = None,
     width: int | None = None,
     fades: bool = False,
+    fits: bool = False,
     folder: Path | None = None,
 ) -> ConditionConfig:
     """The condition that a decoder is trained with. A new affine one sees errors and works in the residual blocks too,
@@ -40,18 +41,25 @@ def condition_to_train(
         width: channels of an affine condition's maps, where it was asked for; else those of the run or the VAE, or
             `AFFINE_WIDTH`.
         fades: whether its errors are to fade from now on (`ConditionConfig.errors_fade`).
+        fits: whether they are to be fitted from now on (`ConditionConfig.fits_errors`).
         folder: of a run's states, which may not be there.
 
     Raises:
-        ValueError: a width or fading for a condition of another kind or that sees no errors, or a width that none has.
+        ValueError: a width, fading or fitting for a condition of another kind or that sees no errors, or a width that
+            none has.
     """
     found = _condition(config, recipe, kind, folder)
-    if width is None and not fades:
+    if width is None and not fades and not fits:
         return found
     if found.kind is not ConditionKind.AFFINE:
-        chosen = "width" if width is not None else "errors' fading"
+        chosen = "width" if width is not None else "errors' fading" if fades else "errors' fitting"
         raise ValueError(f"Expected an affine condition, whose {chosen} can be chosen, but got {found.kind.value}.")
-    return replace(found, channels=found.channels if width is None else width, errors_fade=fades or found.errors_fade)
+    return replace(
+        found,
+        channels=found.channels if width is None else width,
+        errors_fade=fades or found.errors_fade,
+        fits_errors=fits or found.fits_errors,
+    )
 
 
 def _condition(config: Config, recipe: Recipe, kind: ConditionKind | None, folder: Path | None) -> ConditionConfig:

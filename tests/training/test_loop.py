@@ -193,20 +193,22 @@ class TestCondition:
         with pytest.raises(ValueError, match="affine condition, whose width can be chosen, but got blend"):
             condition_to_train(STOCK, TINY, kind=ConditionKind.BLEND, width=96)
 
-    def test_its_errors_can_be_made_to_fade(self):
-        fading = ConditionConfig.affine(32, errors_fade=True)
+    @pytest.mark.parametrize(
+        ("asked", "flag", "named"), [("fades", "errors_fade", "fading"), ("fits", "fits_errors", "fitting")]
+    )
+    def test_its_errors_can_be_made_to_fade_or_be_fitted(self, asked, flag, named):
+        wanted = ConditionConfig.affine(32, **{flag: True})
         conditional = dataclasses.replace(STOCK, condition=ConditionConfig.affine(32))
-        assert condition_to_train(conditional, TINY, fades=True) == fading
-        kept = dataclasses.replace(STOCK, condition=fading)
-        assert condition_to_train(kept, TINY) == fading
-        assert condition_to_train(kept, TINY, kind=ConditionKind.AFFINE, width=40) == dataclasses.replace(
-            fading, channels=40
-        )
-        with pytest.raises(ValueError, match="whose errors' fading can be chosen, but got blend"):
-            condition_to_train(STOCK, TINY, kind=ConditionKind.BLEND, fades=True)
+        assert condition_to_train(conditional, TINY, **{asked: True}) == wanted
+        kept = dataclasses.replace(STOCK, condition=wanted)
+        assert condition_to_train(kept, TINY) == wanted
+        wider = condition_to_train(kept, TINY, kind=ConditionKind.AFFINE, width=40)
+        assert wider == dataclasses.replace(wanted, channels=40)
+        with pytest.raises(ValueError, match=f"whose errors' {named} can be chosen, but got blend"):
+            condition_to_train(STOCK, TINY, kind=ConditionKind.BLEND, **{asked: True})
         blind = dataclasses.replace(STOCK, condition=ConditionConfig.affine(32, sees_errors=False))
         with pytest.raises(ValueError, match="no errors are seen"):
-            condition_to_train(blind, TINY, fades=True)
+            condition_to_train(blind, TINY, **{asked: True})
 
     def test_a_decoder_that_does_not_learn_decodes_plainly_as_before(self, vae, pictures, tmp_path):
         out = tmp_path / "out.safetensors"
