@@ -51,7 +51,8 @@ def fitted_errors(plain: Tensor, *, image: Tensor, mask: Tensor, factor: int) ->
             continue
         picture = F.pad(plain[i : i + 1].float(), (REACH,) * 4, mode="replicate")[0]
         missing = torch.where(inside, 0, image[i].float() - plain[i].float())
-        missing = missing - low_pass(missing, ~inside, factor * DETAIL)
+        for channel in missing:  # one by one, for less memory
+            channel -= low_pass(channel[None], ~inside, factor * DETAIL)[0]
         kept = kept[:: -(-len(kept) // SEEN)]
         rows, columns = kept // inside.shape[1], kept % inside.shape[1]
         regression = _Regression.of(_windows(picture, rows, columns), missing[:, rows, columns])

@@ -26,8 +26,8 @@ RESIDENT = 48 * 2**20
 """What any run takes, however small: libraries' scratch memory, and allocators' rounding."""
 ATTENDED = 9
 """Tensors of the features' size in the middle's attention: query, key, value, their sources and result."""
-FITTING = 2**24
-"""Values that fitting errors to kept pixels holds, whatever the picture's size (`asymvq.fitted`)."""
+FITTING, FITTING_PLANES = 2**24, 36
+"""Values that fitting errors to kept pixels (`asymvq.fitted`) holds of any picture, and of each pixel, as measured."""
 FUSED_ATTENTION = {"cpu", "cuda"}
 """Devices on which the matrix of all positions by all positions is never held."""
 
@@ -59,19 +59,19 @@ def decode_bytes(
         around += 3 * config.image_channels * pixels  # the plain decode, what is shown, and the detail taken
         if config.condition.errors_fade:
             around += (config.image_channels + 1) * pixels  # those that have faded, and how far
-        if config.condition.fits_errors:
-            around += (3 * config.image_channels + 2) * pixels  # the same, padded, and which pixels are kept
+    least = 0
+    if conditioned and config.condition is not None and config.condition.fits_errors:
+        # float32 always, when the network's features are gone
+        least = 4 * round(FITTING + FITTING_PLANES * pixels + around) + RESIDENT
     if lean.pays_for(config, latent_size, device):
         moments = [[attention / ATTENDED] * ATTENDED, *_striped_moments(config, pixels, conditioned)]
         row = 2 * latent_size[1] * config.factor * max(config.decoder_channels[:2])
         stripe = max(stripe_values(device), 4 * row)
         size = dtype.itemsize if device.type in lean.MIXED_NORMALISATION else 4
         held = _held(moments, dtype, device) + around * dtype.itemsize + STRIPES * stripe * size
-        return round(held * (1 + (KEEPING_SHARE if device.type in KEEPING else STRIPED_SHARE))) + RESIDENT
+        return max(least, round(held * (1 + (KEEPING_SHARE if device.type in KEEPING else STRIPED_SHARE))) + RESIDENT)
     steps = _plain_steps(config, pixels, conditioned, dtype)
-    if conditioned and config.condition is not None and config.condition.fits_errors:
-        steps = [*steps, FITTING]  # when the network's features are gone
-    return round((max(attention, *steps) * (1 + PLAIN_SHARE) + around) * dtype.itemsize) + RESIDENT
+    return max(least, round((max(attention, *steps) * (1 + PLAIN_SHARE) + around) * dtype.itemsize) + RESIDENT)
 
 
 def encode_bytes(

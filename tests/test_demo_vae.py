@@ -48,6 +48,7 @@ def test_is_a_small_kl_vae_with_a_condition(vae: AsymmetricAutoencoder):
     assert vae.config.condition.sees_errors
     assert vae.config.condition.in_blocks
     assert vae.config.condition.errors_fade
+    assert vae.config.condition.fits_errors
     assert vae.config.encoder_channels is not None
 
 

@@ -12,8 +12,10 @@ from asymvq.config import ConditionConfig
 from asymvq.detail import with_detail_of
 from asymvq.fitted import fitted_errors
 from asymvq.grow import grow
+from asymvq.memory_model import FITTING, FITTING_PLANES
 
 from .test_affine import CONFIGS, built, given, stir
+from .test_memory_model import LiveBytes
 
 
 def blurred(picture: torch.Tensor) -> torch.Tensor:
@@ -117,3 +119,14 @@ def test_a_decode_takes_it_where_kept_pixels_do_not_reach(name, blob_mask):
         assert torch.corrcoef(torch.stack([change.flatten(), expected.flatten()]))[0, 1] > 0.7
     with pytest.raises(ValueError, match="can grow into"):
         grow(fitting, seeing.config)
+
+
+@pytest.mark.parametrize("side", [256, 768])
+def test_it_takes_no_more_memory_than_is_counted(side):
+    plain, noise = torch.rand(2, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., side // 4 : -side // 4, side // 4 : -side // 4] = 1
+    with LiveBytes() as live:
+        fitted_errors(plain, image=plain + 0.1 * noise, mask=mask, factor=8)
+    counted = 4 * (FITTING + FITTING_PLANES * side**2)
+    assert 0.2 * counted < live.peak < counted

@@ -78,7 +78,7 @@ def _condition(condition: dict[str, Any] | None) -> str:
     if condition.get("kind") == ConditionKind.AFFINE.value:
         sees = ", and so do the plain decode's errors" if condition.get("sees_errors") else ""
         sees += ", which fade with the distance from kept pixels" if condition.get("errors_fade") else ""
-        sees += "; beyond those, they are fitted to this picture's" if condition.get("fits_errors") else ""
+        sees += "; farther in, errors fitted to kept pixels are corrected" if condition.get("fits_errors") else ""
         inside = ", inside its residual blocks too" if condition.get("in_blocks") else ""
         channels = f"affine, {condition['channels']} channels"
         return f"{channels}: kept pixels scale and shift the decoder's features{inside}{sees}"
