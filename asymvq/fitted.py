@@ -25,7 +25,7 @@ RIDGE = 0.6
 DOUBT = 4096
 """With so many kept pixels it is held back twice as much; with more of them, less so."""
 SEEN = 16384
-"""Kept pixels that are looked at, at most, evenly taken."""
+"""Kept pixels that are looked at, at most, taken at random: a regular pattern would favour parts of latent cells."""
 REACH = 2
 """Pixels that a correction looks to each side."""
 STRIPE = 2**22
@@ -53,7 +53,8 @@ def fitted_errors(plain: Tensor, *, image: Tensor, mask: Tensor, factor: int) ->
         missing = torch.where(inside, 0, image[i].float() - plain[i].float())
         for channel in missing:  # one by one, for less memory
             channel -= low_pass(channel[None], ~inside, factor * DETAIL)[0]
-        kept = kept[:: -(-len(kept) // SEEN)]
+        if len(kept) > SEEN:
+            kept = kept[torch.from_numpy(np.random.RandomState(1).randint(len(kept), size=SEEN)).to(kept.device)]
         rows, columns = kept // inside.shape[1], kept % inside.shape[1]
         regression = _Regression.of(_windows(picture, rows, columns), missing[:, rows, columns])
         limit = missing.abs().amax()
