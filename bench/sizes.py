@@ -31,7 +31,7 @@ from asymvq.grow import grown_config
 from asymvq.training.data import Pictures
 from asymvq.training.loop import Training
 from asymvq.training.plot import draw_losses
-from asymvq.training.recipe import RECIPES, Recipe
+from asymvq.training.recipe import RECIPES, Precision, Recipe
 
 CONDITION = 32
 """Channels of its maps, for all sizes."""
@@ -39,7 +39,8 @@ DRIFTS = ("own", "varying")
 RECIPE = dataclasses.replace(
     RECIPES["fidelity"],
     crop=96, crop_scale=(0.1875, 0.375), l1=0.0, l2=1.0, ssim=0.04, border=6.0, mask_scale=1.5, unconditioned=0.15,
-    through_harmonise=0.85, composed=True, lr=1e-3, decoder_lr=0.05, warm_up=50, average=0.99, measured=12,
+    through_harmonise=0.85, composed=True, precision=Precision.BF16, lr=1e-3, decoder_lr=0.05, warm_up=50, average=0.99,
+    measured=12,
 )  # fmt: skip
 
 
