@@ -82,18 +82,18 @@ class _Regression:
         """Fitted to (N, 3, 5, 5) windows, in the middle of which (3, N) are missing."""
         filters = np.random.RandomState(0).standard_normal((FILTERS, 3, 3, 3))
         filters /= np.linalg.norm(filters.reshape(FILTERS, -1), axis=1)[:, None, None, None]
-        filters = torch.from_numpy(filters).to(windows)
+        filters = torch.from_numpy(filters).float().to(windows)
         response = F.conv2d(windows, filters)
         middle = response[..., 1, 1]
         scale = torch.stack([middle.mean(dim=0), middle.std(dim=0, correction=0) + TINY])[..., None, None]
         features = _scaled(response, scale).flatten(1)
         mean, features = features.mean(dim=0), features - features.mean(dim=0)
         # a small system, which a CPU solves in full precision whatever the device
-        gram, product = ((features.T @ other / len(windows)).double().cpu() for other in (features, missing.T))
+        gram, product = ((features.T @ other / len(windows)).cpu().double() for other in (features, missing.T))
         spread = gram.diagonal().sqrt() + TINY
         held = RIDGE * (1 + DOUBT / len(windows))
         system = gram / spread / spread[:, None] + held * torch.eye(len(gram), dtype=gram.dtype)
-        weight = (torch.linalg.solve(system, product / spread[:, None]) / spread[:, None]).T.to(windows)
+        weight = (torch.linalg.solve(system, product / spread[:, None]) / spread[:, None]).T.float().to(windows)
         return cls(filters, scale, weight.unflatten(1, (FILTERS, 3, 3)), missing.mean(dim=1) - weight @ mean)
 
     def __call__(self, pictures: Tensor) -> Tensor:
