@@ -1,13 +1,13 @@
 """The paper's question on a small scale: what do larger decoders bring, with the same steps and in the same time?
 
     python bench/sizes.py --train PHOTOS --test PHOTOS... --out DIR [--steps 400] [--masks 2]
-        [--presets base 1.5x 2x 3x+3]
+        [--presets base 1.5x 2x 3x+3] [--resume]
 
 Takes the bundled VAE without its condition as the stock VAE and trains decoders of these sizes with an affine
 condition, all with one recipe: for the same steps, and for as many as take the processor time of the first one's. A
 table of ratios of squared errors, conditional decode to the stock VAE's plain one, both harmonised, as
 bench/condition.py has them; "detail": energy of fine detail in the mask, over the truth's. Writes the loss on held-out
-pictures as curves too.
+pictures as curves too. `--resume` takes the decoders that an earlier call with the same arguments has finished in DIR.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 
 import asymvq
 from asymvq.autoencoder import AsymmetricAutoencoder
-from asymvq.config import ConditionConfig
+from asymvq.config import AutoencoderConfig, ConditionConfig
 from asymvq.grow import grown_config
 from asymvq.training.data import Pictures
 from asymvq.training.loop import Training
@@ -62,8 +62,12 @@ def stock_vae() -> AsymmetricAutoencoder:
     return vae
 
 
+def config_of(preset: str, stock: AsymmetricAutoencoder) -> AutoencoderConfig:
+    return grown_config(stock.config, preset, condition=ConditionConfig.affine(CONDITION))
+
+
 def train(preset: str, stock: AsymmetricAutoencoder, pictures: Pictures, recipe: Recipe, path: Path) -> Run:
-    config = grown_config(stock.config, preset, condition=ConditionConfig.affine(CONDITION))
+    config = config_of(preset, stock)
     run = Training(stock, config, pictures, recipe, out=path, overwrite=True)
     started = time.process_time()
     for report in run:
@@ -108,20 +112,32 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--masks", type=int, default=2, help="a picture")
     parser.add_argument("--presets", nargs="+", default=["base", "1.5x", "2x", "3x+3"], metavar="SIZE")
+    parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-
     stock, recipe = stock_vae(), dataclasses.replace(RECIPE, steps=args.steps)
+    for preset in args.presets:
+        config_of(preset, stock)  # refused now, not after the hours of those before it
+    args.out.mkdir(parents=True, exist_ok=True)
     pictures = Pictures.from_folder(args.train, crop=recipe.crop, crop_scale=recipe.crop_scale)
+    log = args.out / "sizes.json"
+    done = json.loads(log.read_text()) if args.resume and log.is_file() else {}
+
+    def trained(name: str, preset: str, steps: int, path: Path) -> Run:
+        if name in done and path.is_file():
+            seconds, curve = done[name]
+            return Run(asymvq.load(path, dtype=torch.float32), steps, seconds, curve)
+        run = train(preset, stock, pictures, dataclasses.replace(recipe, steps=steps), path)
+        done[name] = (run.seconds, run.curve)
+        log.write_text(json.dumps(done))
+        return run
+
     runs = {
-        preset: train(preset, stock, pictures, recipe, args.out / f"{preset}_steps.safetensors")
-        for preset in args.presets
+        preset: trained(preset, preset, args.steps, args.out / f"{preset}_steps.safetensors") for preset in args.presets
     }
     for preset in args.presets[1:]:
         steps = max(1, round(args.steps * runs[args.presets[0]].seconds / runs[preset].seconds))
-        shorter = dataclasses.replace(recipe, steps=steps)
         name = f"{preset}, {args.presets[0]}'s time"
-        runs[name] = train(preset, stock, pictures, shorter, args.out / f"{preset}_seconds.safetensors")
+        runs[name] = trained(name, preset, steps, args.out / f"{preset}_seconds.safetensors")
     cells = measured(stock, runs, args.test, args.masks)
 
     print(f"\n{len(pictures)} training and {len(args.test)} test pictures\n")
@@ -134,7 +150,6 @@ def main() -> None:
         print(f"| {' | '.join(row)} |")
     curves = {preset: runs[preset].curve for preset in args.presets}
     draw_losses(curves, title="Loss on held-out photos, by size").save(args.out / "sizes.png")
-    (args.out / "sizes.json").write_text(json.dumps({name: (run.seconds, run.curve) for name, run in runs.items()}))
 
 
 if __name__ == "__main__":
