@@ -145,7 +145,7 @@ def main() -> None:
     print(f"|{'---|' * (5 + len(DRIFTS))}")
     for name, run in runs.items():
         count = sum(p.numel() for p in run.vae.decoder.parameters()) / 1e6
-        held_out = next(value for value in reversed(run.curve) if math.isfinite(value))
+        held_out = min(value for value in run.curve if math.isfinite(value))  # of what is saved
         row = [name, f"{count:.1f} M", str(run.steps), f"{run.seconds:.0f} s", f"{held_out:.5f}", *cells[name]]
         print(f"| {' | '.join(row)} |")
     curves = {preset: runs[preset].curve for preset in args.presets}
