@@ -26,7 +26,7 @@ RESIDENT = 48 * 2**20
 """What any run takes, however small: libraries' scratch memory, and allocators' rounding."""
 ATTENDED = 9
 """Tensors of the features' size in the middle's attention: query, key, value, their sources and result."""
-FITTING, FITTING_PLANES = 2**24, 36
+FITTING, FITTING_PLANES = 13 * 2**20, 24
 """Values that fitting errors to kept pixels (`asymvq.fitted`) holds of any picture, and of each pixel, as measured."""
 FUSED_ATTENTION = {"cpu", "cuda"}
 """Devices on which the matrix of all positions by all positions is never held."""

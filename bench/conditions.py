@@ -39,6 +39,7 @@ def forms(preset: str) -> dict[str, tuple[ConditionConfig | None, dict[str, Any]
         "affine, inside the blocks": (affine(sees_errors=False), {}),
         "affine, sees errors": (affine(in_blocks=False), {}),
         "affine, both": (best, {}),
+        "affine, both, errors fitted": (affine(fits_errors=True), {}),
         "plain, harmonised": (None, {"harmonise": 1.0}),
         "affine, both, harmonised": (best, {"harmonise": 1.0}),
     }

@@ -83,10 +83,23 @@ def test_an_edit_that_shows_something_else_is_not_corrected_beyond_measure(case)
     assert found.abs().max() <= 2 * (truth - soft).abs().max()
 
 
+def test_where_nothing_like_it_was_kept_little_is_corrected(case, monkeypatch):
+    truth, soft, mask = case
+    other = torch.where(mask > 0, 2 * truth.roll(17, dims=-1), soft)
+
+    def strength(plain: torch.Tensor) -> float:
+        return fitted_errors(plain, image=truth, mask=mask, factor=8).square().mean().item()
+
+    held_back = [strength(plain) for plain in (other, soft)]
+    monkeypatch.setattr(fitted, "TRUST", 1e9)
+    unlike, alike = (held / strength(plain) for held, plain in zip(held_back, (other, soft), strict=True))
+    assert unlike < 0.7 < 0.9 < alike
+
+
 def test_stripes_are_as_the_whole(case, monkeypatch):
     truth, soft, mask = case
     whole = fitted_errors(soft, image=truth, mask=mask, factor=8)
-    monkeypatch.setattr(fitted, "STRIPE", 1)
+    monkeypatch.setattr(fitted, "STRIPE", 2**16)
     torch.testing.assert_close(fitted_errors(soft, image=truth, mask=mask, factor=8), whole, atol=1e-5, rtol=0)
 
 
