@@ -34,7 +34,8 @@ TRUST = 4.0
 SHARE = 0.5
 """Of a correction, what is made: edited pixels show something else than kept ones, and follow them by half."""
 SEEN = 65536
-"""Kept pixels that are looked at, at most, taken at random: a regular pattern would favour parts of latent cells."""
+"""Kept pixels that are looked at, at most: one at random of as many equal parts, as a regular pattern would favour
+parts of latent cells."""
 STRIPE = 2**21
 """Values of the features that are held at once."""
 TINY = 1e-4
@@ -64,8 +65,8 @@ def fitted_errors(plain: Tensor, *, image: Tensor, mask: Tensor, factor: int) ->
         for channel in missing:  # one by one, for less memory
             channel -= low_pass(channel[None], ~inside, factor * DETAIL)[0]
         if len(kept) > SEEN:
-            chosen = np.random.RandomState(1).choice(len(kept), size=SEEN, replace=False)
-            kept = kept[torch.from_numpy(chosen).to(kept.device)]
+            chosen = (np.arange(SEEN) + np.random.RandomState(1).random_sample(SEEN)) * (len(kept) / SEEN)
+            kept = kept[torch.from_numpy(chosen.astype(np.int64)).to(kept.device)]
         rows, columns = kept // inside.shape[1], kept % inside.shape[1]
         regression = _Regression.of(_windows(picture, rows, columns), missing[:, rows, columns].T)
         limit = missing.abs().amax()
@@ -121,7 +122,7 @@ class _Regression:
         spread = gram.diagonal().clamp(min=LEAST**2).sqrt()
         held = RIDGE * (1 + DOUBT / len(windows))
         system = gram / spread / spread[:, None] + held * torch.eye(count, dtype=gram.dtype)
-        factor = torch.linalg.cholesky(system)
+        factor, _ = torch.linalg.cholesky_ex(system)  # what is not finite stays so, as it is in the plain decode
         root = torch.linalg.solve_triangular(factor, torch.diag(1 / spread), upper=False).T
         weight = root @ (root.T @ product / len(windows))
         root /= torch.sum(root * (gram @ root)).clamp(min=TINY).sqrt()

@@ -112,6 +112,21 @@ def test_pictures_of_a_batch_do_not_mix(case):
         torch.testing.assert_close(both[i : i + 1], fitted_errors(plain, image=image, mask=alone, factor=8))
 
 
+def test_of_more_kept_pixels_as_many_are_seen(case, monkeypatch):
+    truth, soft, mask = case
+    everything = fitted_errors(soft, image=truth, mask=mask, factor=8)
+    monkeypatch.setattr(fitted, "SEEN", 6000)
+    some = fitted_errors(soft, image=truth, mask=mask, factor=8)
+    assert torch.corrcoef(torch.stack([everything.flatten(), some.flatten()]))[0, 1] > 0.9
+
+
+def test_a_decode_that_is_not_finite_stays_so(case):
+    truth, soft, mask = case
+    assert (
+        not fitted_errors(soft * torch.nan, image=truth, mask=mask, factor=8)[mask.expand_as(soft) > 0].isfinite().any()
+    )
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_a_decode_takes_it_where_kept_pixels_do_not_reach(name, blob_mask):
