@@ -99,8 +99,8 @@ class _Regression:
         drawn = np.random.RandomState(0).standard_normal((FILTERS, windows.shape[1]))
         filters = torch.from_numpy(drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).float().to(windows)
         middle = filters @ windows.mean(dim=0)
-        spread = torch.cov(windows.T, correction=0)
-        deviation = ((filters @ spread) * filters).sum(dim=1).clamp(min=0).sqrt() + TINY
+        covariance = torch.cov(windows.T, correction=0)
+        deviation = ((filters @ covariance) * filters).sum(dim=1).clamp(min=0).sqrt() + TINY
         filters, shift = filters / deviation[:, None], -middle / deviation
         count = 2 * FILTERS
         # small systems, which a CPU solves in full precision whatever the device
