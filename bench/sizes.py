@@ -7,7 +7,8 @@ Takes the bundled VAE without its condition as the stock VAE and trains decoders
 condition, all with one recipe: for the same steps, and for as many as take the processor time of the first one's. A
 table of ratios of squared errors, conditional decode to the stock VAE's plain one, both harmonised, as
 bench/condition.py has them; "detail": energy of fine detail in the mask, over the truth's. Writes the loss on held-out
-pictures as curves too. `--resume` takes the decoders that an earlier call with the same arguments has finished in DIR.
+pictures as curves too. `--resume` takes the decoders that an earlier call with the same photos has finished in DIR,
+where they had as many steps.
 """
 
 from __future__ import annotations
@@ -123,11 +124,11 @@ def main() -> None:
     done = json.loads(log.read_text()) if args.resume and log.is_file() else {}
 
     def trained(name: str, preset: str, steps: int, path: Path) -> Run:
-        if name in done and path.is_file():
-            seconds, curve = done[name]
+        had, seconds, curve = done.get(name, (0, 0.0, []))
+        if had == steps and path.is_file():
             return Run(asymvq.load(path, dtype=torch.float32), steps, seconds, curve)
         run = train(preset, stock, pictures, dataclasses.replace(recipe, steps=steps), path)
-        done[name] = (run.seconds, run.curve)
+        done[name] = (run.steps, run.seconds, run.curve)
         log.write_text(json.dumps(done))
         return run
 
