@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 
 import pytest
 import torch
+from clock import measured
 from safetensors.torch import save_file
 
 from asymvq.autoencoders import PRESETS, AutoencoderConfig
@@ -100,10 +100,9 @@ def with_config(vae, text: str, path):
 def test_a_config_that_the_tensors_cannot_be_is_refused_at_once(changes, vae, tmp_path):
     text = json.dumps({"format": 1, "config": TINY.to_dict() | changes})
     path = with_config(vae, text, tmp_path / "a.safetensors")
-    started = time.process_time()
-    with pytest.raises(CheckpointError, match="Expected"):
+    with measured() as cost, pytest.raises(CheckpointError, match="Expected"):
         read(path)
-    assert time.process_time() - started < 0.3
+    assert cost.seconds < 0.3
 
 
 @pytest.mark.parametrize(
@@ -126,11 +125,10 @@ def test_a_config_of_other_json(text, vae, tmp_path):
 def test_a_hostile_config_json(text, vae, tmp_path):
     save(vae, tmp_path, layout="diffusers", latents="sd")
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    started = time.process_time()
-    with pytest.raises(CheckpointError) as caught:
+    with measured() as cost, pytest.raises(CheckpointError) as caught:
         read(tmp_path)
     assert len(str(caught.value)) < 500
-    assert time.process_time() - started < 0.5
+    assert cost.seconds < 0.5
 
 
 def test_a_sparse_config_json(vae, tmp_path):

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from pathlib import Path
-from types import ModuleType
 
+import fuzz
 import pytest
 
-FUZZ = Path(__file__).parents[1] / "bench" / "fuzz.py"
-
 
 @pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz", FUZZ)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def folder(fuzz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     for name in ("seeds", "case"):
         (folder / name).mkdir()
@@ -33,13 +20,13 @@ def folder(fuzz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("what", ["files", "calls"])
-def test_bad_input_ends_in_a_clear_error(what: str, fuzz: ModuleType, folder: Path) -> None:
+def test_bad_input_ends_in_a_clear_error(what: str, folder: Path) -> None:
     outcomes = [fuzz.CASES[what](number, 1, folder) for number in range(60)]
     assert not [outcome for outcome in outcomes if outcome.startswith("FAILED")]
     assert any(outcome.startswith("refused") for outcome in outcomes)
 
 
-def test_changed_configs_end_in_a_clear_error(fuzz: ModuleType, folder: Path) -> None:
+def test_changed_configs_end_in_a_clear_error(folder: Path) -> None:
     import asymvq
 
     path = folder / "case" / "config.safetensors"
@@ -55,7 +42,7 @@ def test_changed_configs_end_in_a_clear_error(fuzz: ModuleType, folder: Path) ->
     assert all(30 < len(message) < 500 for message in messages)
 
 
-def test_seeds_load_as_they_are(fuzz: ModuleType, folder: Path) -> None:
+def test_seeds_load_as_they_are(folder: Path) -> None:
     import asymvq
 
     for path in (folder / "seeds").iterdir():

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-from types import ModuleType
+import re
 
+import hostile
 import pytest
+from clock import measured, slowness
 
 pytest.importorskip("resource", reason="limits of a process are POSIX's")
-BENCH = Path(__file__).parents[1] / "bench"
-
-
-def load_hostile() -> ModuleType:
-    sys.path.insert(0, str(BENCH))
-    try:
-        return importlib.import_module("hostile")
-    finally:
-        sys.path.remove(str(BENCH))
-
-
-hostile = load_hostile()
 
 
 @pytest.mark.parametrize("name", hostile.FILES)
@@ -51,6 +38,12 @@ SAYS = {
 @pytest.mark.parametrize("name", SAYS)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_says_what_is_wrong(name, tmp_path):
-    import re
-
     assert re.search(SAYS[name], hostile.try_file(name, tmp_path).message)
+
+
+def test_costs_are_in_the_machines_own_measure():
+    """Ten times the work that the measure is made of costs about ten times as much, on any machine."""
+    with measured() as cost:
+        for _ in range(10):
+            slowness()
+    assert 0.1 < cost.seconds < 2

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
+from clock import measured
 from PIL import Image, ImageFont
 
 from asymvq.masks import random_thick_mask
@@ -40,9 +39,9 @@ def test_panel_of_pictures_below_any_window(size: tuple[int, int], truth: bool):
 )  # fmt: skip
 def test_texts_that_cannot_be_shown_cost_nothing(text: str):
     source = torch.rand(3, 8, 8) * 2 - 1
-    started = time.perf_counter()
-    panel = draw_panel(source, torch.zeros(1, 8, 8), [Decoded(text, source, text, text)])
-    assert time.perf_counter() - started < 5
+    with measured() as cost:
+        panel = draw_panel(source, torch.zeros(1, 8, 8), [Decoded(text, source, text, text)])
+    assert cost.seconds < 5
     assert panel.size == draw_panel(source, torch.zeros(1, 8, 8), [Decoded("A", source, "a", "x")]).size
 
 

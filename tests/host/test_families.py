@@ -257,11 +257,14 @@ def test_several_frames_are_refused_where_a_picture_is_decoded(host, case):
         host.nodes.NODE_CLASS_MAPPINGS["AsymVQDecode"].execute(samples={"samples": video}, vae=vae)
 
 
-def test_half_precision(host, case):
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision(host, case, dtype):
     _, inputs, reference, _ = case
-    latent = stock(host, "VAEEncode", pixels=a_picture(), vae=reference)
+    image = a_picture()
+    if dtype == "fp16":  # in which a CPU's convolutions take hundreds of times as long
+        image = image[:, :16, :16]
+    latent = stock(host, "VAEEncode", pixels=image, vae=reference)
     expected = stock(host, "VAEDecode", samples=latent, vae=reference)
-    for dtype in ("fp16", "bf16"):
-        vae = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"].execute(**inputs, dtype=dtype).args[0]
-        decoded = stock(host, "VAEDecode", samples=latent, vae=vae)
-        assert (decoded.float() - expected).abs().mean() < 0.02
+    vae = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"].execute(**inputs, dtype=dtype).args[0]
+    decoded = stock(host, "VAEDecode", samples=latent, vae=vae)
+    assert (decoded.float() - expected).abs().mean() < 0.02
