@@ -19,9 +19,19 @@ SMALL_VAE = 20_000_000
 ResultT = TypeVar("ResultT", Tensor, tuple[Tensor, Tensor])
 
 
-def suggested_dtype(weights: Mapping[str, Tensor]) -> torch.dtype | None:
-    """What to compute in where nobody says: float32 for a small VAE, whatever its file has; None: no suggestion."""
-    return torch.float32 if sum(tensor.numel() for tensor in weights.values()) < SMALL_VAE else None
+def suggested_dtype(weights: Mapping[str, Tensor], device: torch.device | str | None = None) -> torch.dtype | None:
+    """What to compute in where nobody says, whatever the file has: float32 for a small VAE, and for any on a CPU, most
+    of which emulate half precision; None: no suggestion."""
+    small = sum(tensor.numel() for tensor in weights.values()) < SMALL_VAE
+    emulated = device is not None and torch.device(device).type == "cpu"
+    return torch.float32 if small or emulated else None
+
+
+def why_slow(dtype: torch.dtype | None, device: torch.device | str) -> str | None:
+    """What to say where somebody asked for a precision that the device emulates; None where it does not."""
+    if dtype is torch.float16 and torch.device(device).type == "cpu":
+        return "In fp16 most CPUs take hundreds of times as long as in fp32, which is better too."
+    return None
 
 
 def run_finite(run: Callable[..., ResultT], network: nn.Module, doing: str, **tensors: Tensor | None) -> ResultT:

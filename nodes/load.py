@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..asymvq.autoencoders import preset_name
 from ..asymvq.checkpoint import Checkpoint, read, with_encoder
+from ..asymvq.precision import why_slow
 from . import host
 from .host import CATEGORY, file_fingerprint, plain_errors, say
 from .vae import AsymmetricVAE
@@ -122,7 +123,8 @@ class AsymVQLoader(io.ComfyNode):
             logger.info("%s has an encoder of its own: base_vae %s is not used.", vae_name, base_vae)
         vae = AsymmetricVAE(checkpoint, dtype=Precision(dtype).dtype)
         logger.info("%s: %s, computed in %s.", vae_name, describe(checkpoint), vae.vae_dtype)
-        return io.NodeOutput(vae, ui=say(cls, recognised(checkpoint)))
+        slow = why_slow(vae.vae_dtype, vae.device)
+        return io.NodeOutput(vae, ui=say(cls, " ".join(filter(None, (recognised(checkpoint), slow)))))
 
 
 def recognised(checkpoint: Checkpoint) -> str:

@@ -182,6 +182,23 @@ def test_decode_by_the_network(
     assert not np.array_equal(decoded[1:73, 2:98], source[1:73, 2:98])
 
 
+def test_a_cpu_computes_in_float32_whatever_the_file_has(
+    vae_file: Path, latent_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("asymvq.precision.SMALL_VAE", 1)
+    half = tmp_path / "half.safetensors"
+    save(load(vae_file), half, dtype=torch.float16)
+    run = ["decode", "--vae", str(half), "--latent", str(latent_file)]
+    assert main([*run, "--out", str(tmp_path / "auto.png")]) == 0
+    assert "hundreds of times" not in caplog.text
+    assert main([*run, "--out", str(tmp_path / "fp32.png"), "--dtype", "fp32"]) == 0
+    assert main([*run, "--out", str(tmp_path / "fp16.png"), "--dtype", "fp16"]) == 0
+    assert "hundreds of times" in caplog.text
+    auto, full, emulated = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("auto", "fp32", "fp16"))
+    assert np.array_equal(auto, full)
+    assert not np.array_equal(auto, emulated)
+
+
 def test_decode_harmonises(
     vae_file: Path, latent_file: Path, picture_file: Path, mask_file: Path, tmp_path: Path, capsys
 ):  # fmt: skip

@@ -128,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_overwrite(encode)
     _add_tile(encode)
     _add_device(encode)
-    _add_dtype(encode, "to encode in (default: the file's; float32 for small VAEs)")
+    _add_dtype(encode, "to encode in (default: the file's; float32 for small VAEs and on a CPU)")
 
     decode = _add(commands, "decode", "latent to picture, keeping what the mask does not cover")
     decode.add_argument("--vae", type=Path, required=True, metavar="FILE")
@@ -159,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_tile(decode)
     _add_device(decode)
-    _add_dtype(decode, "to decode in (default: the file's; float32 for small VAEs)")
+    _add_dtype(decode, "to decode in (default: the file's; float32 for small VAEs and on a CPU)")
 
     _add_harmonise(commands)
     _add_change_mask(commands)
@@ -310,7 +310,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     evaluate.add_argument("--fid", action="store_true", help="needs the extra 'metrics' and Inception's weights")
     evaluate.add_argument("--paper", action="store_true", help="at 224², beside the published table's numbers")
     _add_device(evaluate)
-    _add_dtype(evaluate, "to decode in (default: the file's; float32 for small VAEs)")
+    _add_dtype(evaluate, "to decode in (default: the file's; float32 for small VAEs and on a CPU)")
 
 
 def _count(text: str) -> int:

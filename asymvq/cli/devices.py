@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import load
-from ..precision import suggested_dtype
+from ..precision import suggested_dtype, why_slow
 from ..runtime import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -38,13 +41,15 @@ def parse_device(name: str) -> torch.device:
 def load_vae(
     path: Path, *, dtype: str | None, device: torch.device | str, base: Path | None = None
 ) -> AsymmetricAutoencoder:
-    """A VAE to compute with; without a `dtype` in the file's, but a small one in float32.
+    """A VAE to compute with; without a `dtype` in the file's, but a small one, and any on a CPU, in float32.
 
     Raises:
         CheckpointError: as `asymvq.load`.
     """
+    if said := why_slow(parse_dtype(dtype), device):
+        logger.warning("%s", said)
     vae = load(path, dtype=parse_dtype(dtype), device=device, base=base)
-    suggested = suggested_dtype(vae.state_dict()) if dtype is None else None
+    suggested = suggested_dtype(vae.state_dict(), device) if dtype is None else None
     return vae if suggested is None else vae.to(suggested)
 
 

@@ -52,9 +52,8 @@ def autocast(device: torch.device, recipe: Recipe) -> contextlib.AbstractContext
     """
     if recipe.precision is Precision.FP32:
         return contextlib.nullcontext()
-    dtype = torch.float16 if recipe.precision is Precision.FP16 else torch.bfloat16
     try:
-        return torch.autocast(device.type, dtype=dtype)
+        return torch.autocast(device.type, dtype=recipe.precision.dtype)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"Expected a device with autocast for precision {recipe.precision.value}, but {device} has none. Train in "

@@ -25,6 +25,7 @@ from ..checkpoint import Checkpoint, Layout, build
 from ..config import Config
 from ..layers import Level
 from ..losses import PatchDiscriminator, discriminator_loss
+from ..precision import why_slow
 from .best import Best
 from .computing import autocast, learning_rate, moved, without_sync
 from .copying import copied_modules, hold_to_code
@@ -173,6 +174,8 @@ class Training:
         self._health: Health | None = None
         self._unsaved = False
         autocast(self.device, recipe)
+        if said := why_slow(recipe.precision.dtype, self.device):
+            logger.warning("%s", said)
 
         self._files = RunFiles(out, self.folder, resume=resume, overwrite=overwrite, writes=self.processes.first)
         try:

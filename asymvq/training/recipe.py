@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
+
 from ..config import ConditionKind
 from ..losses import LOSSES, settings_of
 
@@ -27,6 +29,10 @@ class Precision(str, Enum):
     BF16 = "bf16"
     FP16 = "fp16"
     """With loss scaling."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.value]
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,12 @@ class TestLoader:
         monkeypatch.setattr(host.pack("asymvq.precision"), "SMALL_VAE", 1)
         assert run(host, "AsymVQLoader", vae_name="tiny.safetensors").vae_dtype == torch.bfloat16
 
+    def test_says_that_a_cpu_takes_long_in_fp16(self, host, reference):
+        node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"]
+        for dtype in ("auto", "fp16"):
+            (text,) = node.execute(vae_name="tiny.safetensors", dtype=dtype).ui["text"]
+            assert ("hundreds of times" in text) == (dtype == "fp16")
+
     def test_a_file_written_anew_is_loaded_anew(self, host, reference):
         node = host.nodes.NODE_CLASS_MAPPINGS["AsymVQLoader"]
         before = node.fingerprint_inputs(vae_name="tiny.safetensors")
