@@ -59,6 +59,8 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size()), device
+        processes = Processes(dist.get_rank(), dist.get_world_size())
+        yield processes, device
+        processes.wait()  # torchrun ends all where one ends badly, and the first may still be writing
     finally:
         dist.destroy_process_group()

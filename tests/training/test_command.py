@@ -127,7 +127,7 @@ def reached(out: Path) -> int:
 
 
 TWO_PROCESSES = """
-import os, sys, torch
+import os, sys, time, torch
 from pathlib import Path
 import asymvq
 from asymvq.grow import grown_config
@@ -146,6 +146,11 @@ with joined(torch.device("cpu")) as (processes, device):
     run = Training(vae, grown_config(vae.config, "base"), pictures, recipe, out=Path(sys.argv[3]), processes=processes)
     for report in run:
         pass
+    last = Path(sys.argv[3]).with_suffix(".last")
+    if processes.first:
+        time.sleep(0.5)
+        last.touch()
+assert last.exists(), "none leaves before the first has written all"
 """
 
 
