@@ -61,6 +61,8 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     try:
         processes = Processes(dist.get_rank(), dist.get_world_size())
         yield processes, device
-        processes.wait()  # torchrun ends all where one ends badly, and the first may still be writing
+        # torchrun ends all where one ends badly, and the first may still be writing. And a tensor of Python's that a
+        # thread of gloo's frees as Python ends aborts the process (pytorch/pytorch#190489): a barrier has none.
+        processes.wait()
     finally:
         dist.destroy_process_group()
