@@ -246,7 +246,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument(
         "--condition-fits", action="store_true",
         help="from now on, an affine condition also corrects edited pixels by what the plain decode gets wrong on the "
-        "same picture's kept ones (default: as the run's or the base's own, else not)",
+        "same picture's kept ones, which takes texture away that the VAE invents (default: as the run's or the base's "
+        "own, else not)",
     )  # fmt: skip
     train.add_argument("--recipe", choices=["quick", "paper", "fidelity"], default="quick", help="(default: quick)")
     train.add_argument("--steps", type=int, metavar="N", help="0: write the larger decoder without training it")
