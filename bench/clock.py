@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
-USUAL_SECONDS = 0.05
+USUAL_SECONDS = 0.02
 """What the piece of work in `slowness` takes on a free core of 2024."""
-_WORK = b"(]\x94K\x01a0" * 50_000 + b"."
+_WORK = b"(]\x94K\x01a0" * 20_000 + b"."
 
 
 class Cost:
@@ -19,7 +19,7 @@ class Cost:
 
 
 def slowness() -> float:
-    """How many times as long as usual Python takes here and now, for reading 300 000 opcodes of a pickle."""
+    """How many times as long as usual Python takes here and now, for reading 120 000 opcodes of a pickle."""
     start = time.process_time()
     for _ in pickletools.genops(BytesIO(_WORK)):
         pass
