@@ -16,6 +16,11 @@ logger = logging.getLogger(__name__)
 SMALL_VAE = 20_000_000
 """Parameters. Below, half precision saves nothing worth the colours that it costs."""
 
+_ON_CPUS = {
+    torch.float16: ("fp16", "_is_mkldnn_fp16_supported"),
+    torch.bfloat16: ("bf16", "_is_mkldnn_bf16_supported"),
+}
+
 ResultT = TypeVar("ResultT", Tensor, tuple[Tensor, Tensor])
 
 
@@ -29,9 +34,13 @@ def suggested_dtype(weights: Mapping[str, Tensor], device: torch.device | str | 
 
 def why_slow(dtype: torch.dtype | None, device: torch.device | str) -> str | None:
     """What to say where somebody asked for a precision that the device emulates; None where it does not."""
-    if dtype is torch.float16 and torch.device(device).type == "cpu":
-        return "In fp16 most CPUs take hundreds of times as long as in fp32, which is better too."
-    return None
+    if dtype not in _ON_CPUS or torch.device(device).type != "cpu":
+        return None
+    name, check = _ON_CPUS[dtype]
+    native = getattr(torch.ops.mkldnn, check, None)  # what torch's own compiler asks
+    if native is None or native():
+        return None
+    return f"This CPU emulates {name}, which can take hundreds of times as long as fp32: choose fp32."
 
 
 def run_finite(run: Callable[..., ResultT], network: nn.Module, doing: str, **tensors: Tensor | None) -> ResultT:

@@ -12,6 +12,7 @@ from asymvq.autoencoder import AsymmetricAutoencoder
 from asymvq.autoencoders import AutoencoderConfig
 from asymvq.cli import main
 from asymvq.evaluation import Way, contestants, evaluate
+from asymvq.precision import why_slow
 from asymvq.training.data import Batch
 from asymvq.training.step import sample_latent
 
@@ -185,3 +186,15 @@ def test_gradients_are_left_to_the_trainer(half, case, caplog):
     assert not torch.isfinite(half.encode(case[1].half())).all()
     assert not torch.isfinite(half.decode(case[0].half())).all()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_a_precision_that_this_cpu_emulates_is_said_to_be_slow(monkeypatch, name, dtype):
+    check = f"_is_mkldnn_{name}_supported"
+    monkeypatch.setattr(torch.ops.mkldnn, check, lambda: True)
+    assert why_slow(dtype, "cpu") is None
+    monkeypatch.setattr(torch.ops.mkldnn, check, lambda: False)
+    assert f"emulates {name}" in (why_slow(dtype, "cpu") or "")
+    assert why_slow(dtype, "cuda:0") is None
+    assert why_slow(torch.float32, "cpu") is None
+    assert why_slow(None, "cpu") is None
