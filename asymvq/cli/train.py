@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ from .devices import parse_device
 
 PREVIEWS = 50
 """Pictures drawn in the course of a run."""
+TOGETHER = 3.0
+"""Seconds in which a signal comes from the terminal and from torchrun too."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -102,7 +105,7 @@ def _train(training: Training, processes: Processes, log: Callable[[Training, Re
     preview = Preview(training)
     every = max(1, training.recipe.steps // PREVIEWS)
     with (
-        stopping(training.stop),
+        stopping(training.stop, together=TOGETHER if processes.count > 1 else 0.0),
         contextlib.closing(iter(training)) as reports,
         tqdm(total=training.recipe.steps, initial=training.step, disable=not processes.first) as bar,
     ):
@@ -149,4 +152,6 @@ def _log(folder: Path | None) -> Iterator[Callable[[Training, Report, Preview], 
 
 def _resume_command() -> str:
     words = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
-    return f"{PROG} {shlex.join(words)}"
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")  # of torchrun
+    program = PROG if count == "1" else f"torchrun --nproc_per_node {count} {PROG.removeprefix('python ')}"
+    return f"{program} {shlex.join(words)}"

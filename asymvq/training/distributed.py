@@ -59,10 +59,6 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        processes = Processes(dist.get_rank(), dist.get_world_size())
-        yield processes, device
-        # torchrun ends all where one ends badly, and the first may still be writing. And a tensor of Python's that a
-        # thread of gloo's frees as Python ends aborts the process (pytorch/pytorch#190489): a barrier has none.
-        processes.wait()
+        yield Processes(dist.get_rank(), dist.get_world_size()), device
     finally:
         dist.destroy_process_group()

@@ -261,6 +261,9 @@ class Training:
             if self.step and self.processes.first and not self._files.out_holds(self._settings["run"], self.step):
                 self._write_out()
             yield from self._steps()
+            # torchrun ends all where one ends badly, and the first may still be writing. And a tensor of Python's that
+            # a thread of gloo's frees as Python ends aborts the process (pytorch/pytorch#190489): a barrier has none.
+            self.processes.wait()
         finally:
             self.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
@@ -31,16 +32,23 @@ def deferred() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stopping(stop: Callable[[], None]) -> Iterator[None]:
+def stopping(stop: Callable[[], None], *, together: float = 0.0) -> Iterator[None]:
     """The first of these signals calls `stop`, the second raises KeyboardInterrupt, more do nothing.
 
     Signals that are ignored, as SIGHUP is under nohup, stay so.
+
+    Args:
+        together: seconds after the first in which more are the same one: torchrun hands on what the terminal has sent
+            already.
     """
-    count = 0
+    count, first = 0, 0.0
 
     def handle(number: int, frame: object) -> None:
-        nonlocal count
+        nonlocal count, first
+        if count == 1 and time.monotonic() - first < together:
+            return
         count += 1
+        first = first or time.monotonic()
         if count == 1:
             stop()
         elif count == 2:

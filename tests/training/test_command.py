@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 import asymvq
 from asymvq.cli import main
 from asymvq.training.recipe import Recipe
+from asymvq.training.signals import stopping
 from asymvq.training.state import read_state, state_folder
 
 from .conftest import TINY, assert_equal, training, weights
@@ -136,6 +138,7 @@ from asymvq.training.distributed import joined
 from asymvq.training.loop import Training
 from asymvq.training.start import condition_to_train
 from asymvq.training.recipe import Recipe
+from asymvq.training.signals import stopping
 import json
 
 vae = asymvq.load(sys.argv[1])
@@ -144,12 +147,11 @@ pictures = Pictures.from_folder(Path(sys.argv[2]), crop=recipe.crop, crop_scale=
 torch.set_num_threads(1)
 with joined(torch.device("cpu")) as (processes, device):
     run = Training(vae, grown_config(vae.config, "base"), pictures, recipe, out=Path(sys.argv[3]), processes=processes)
-    for report in run:
-        pass
     last = Path(sys.argv[3]).with_suffix(".last")
-    if processes.first:
-        time.sleep(0.5)
-        last.touch()
+    for report in run:
+        if processes.first:
+            time.sleep(0.5)
+            last.touch()
 assert last.exists(), "none leaves before the first has written all"
 """
 
@@ -175,3 +177,12 @@ def test_two_processes_have_the_gradient_of_one_with_twice_the_batch(vae, vae_fi
     assert len(names) > 20
     for name in names:
         torch.testing.assert_close(got[name], expected[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(("together", "ends"), [(0.0, pytest.raises(KeyboardInterrupt)), (60.0, nullcontext())])
+def test_what_torchrun_hands_on_is_no_second_signal(together, ends):
+    stops: list[int] = []
+    with stopping(lambda: stops.append(1), together=together), ends:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+    assert stops == [1]
