@@ -170,7 +170,7 @@ def shared(folder):
     return next((path for path in candidates if path.is_dir()), Path("absent"))
 
 
-@pytest.mark.parametrize("number", [13, 16])
+@pytest.mark.parametrize("number", [13, 14, 15, 16])
 @torch.inference_mode()
 def test_taef2_as_published_is_as_good_as_its_reference(number):
     files = [shared("weights") / f"taef2_{part}.pth" for part in ("encoder", "decoder")]

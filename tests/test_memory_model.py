@@ -129,12 +129,9 @@ def decode_peak(config: Config, size: tuple[int, int], dtype: torch.dtype, condi
         return counted(lambda: vae.decode(latent, **given), kept) + sum(t.nbytes for t in given.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("conditioned", [False, True], ids=["plain", "conditioned"])
-@pytest.mark.parametrize(
-    ("size", "dtype"),
-    [((96, 160), torch.float16), ((96, 160), torch.float32), ((256, 256), torch.float16)],
-    ids=str,
-)
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (256, 256)], ids=str)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_decoding_takes_what_is_announced(name, size, conditioned, dtype, device):
     config = CONFIGS[name]
@@ -147,7 +144,7 @@ def test_decoding_takes_what_is_announced(name, size, conditioned, dtype, device
 
 
 @pytest.mark.parametrize("conditioned", [False, True], ids=["plain", "conditioned"])
-@pytest.mark.parametrize("size", [(32, 32), (96, 160)], ids=str)
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (96, 160)], ids=str)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_decoding_on_a_cpu_takes_what_is_announced(name, size, conditioned, device, monkeypatch):
     """Where small tensors' memory is not given back."""
