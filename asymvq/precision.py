@@ -16,10 +16,8 @@ logger = logging.getLogger(__name__)
 SMALL_VAE = 20_000_000
 """Parameters. Below, half precision saves nothing worth the colours that it costs."""
 
-_ON_CPUS = {
-    torch.float16: ("fp16", "_is_mkldnn_fp16_supported"),
-    torch.bfloat16: ("bf16", "_is_mkldnn_bf16_supported"),
-}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""By the names that artists know."""
 
 ResultT = TypeVar("ResultT", Tensor, tuple[Tensor, Tensor])
 
@@ -34,10 +32,10 @@ def suggested_dtype(weights: Mapping[str, Tensor], device: torch.device | str | 
 
 def why_slow(dtype: torch.dtype | None, device: torch.device | str) -> str | None:
     """What to say where somebody asked for a precision that the device emulates; None where it does not."""
-    if dtype not in _ON_CPUS or torch.device(device).type != "cpu":
+    name = next((name for name in ("fp16", "bf16") if DTYPES[name] is dtype), None)
+    if name is None or torch.device(device).type != "cpu":
         return None
-    name, check = _ON_CPUS[dtype]
-    native = getattr(torch.ops.mkldnn, check, None)  # what torch's own compiler asks
+    native = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)  # what torch's own compiler asks
     if native is None or native():
         return None
     return f"This CPU emulates {name}, which can take hundreds of times as long as fp32: choose fp32."

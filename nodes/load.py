@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..asymvq.autoencoders import preset_name
 from ..asymvq.checkpoint import Checkpoint, read, with_encoder
-from ..asymvq.precision import why_slow
+from ..asymvq.precision import DTYPES, why_slow
 from . import host
 from .host import CATEGORY, file_fingerprint, plain_errors, say
 from .vae import AsymmetricVAE
@@ -34,7 +34,7 @@ class Precision(str, Enum):
     @property
     def dtype(self) -> torch.dtype | None:
         """None for AUTO: see `AsymmetricVAE`."""
-        return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(self.value)
+        return DTYPES.get(self.value)
 
 
 def vae_path(name: str) -> Path:

@@ -11,12 +11,10 @@ import torch
 
 from ..autoencoder import AsymmetricAutoencoder
 from ..checkpoint import load
-from ..precision import suggested_dtype, why_slow
+from ..precision import DTYPES, suggested_dtype, why_slow
 from ..runtime import is_out_of_memory
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:

@@ -11,6 +11,7 @@ import torch
 
 from ..config import ConditionKind
 from ..losses import LOSSES, settings_of
+from ..precision import DTYPES
 
 
 class Start(str, Enum):
@@ -32,7 +33,7 @@ class Precision(str, Enum):
 
     @property
     def dtype(self) -> torch.dtype:
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.value]
+        return DTYPES[self.value]
 
 
 @dataclass(frozen=True)
