@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from io import BytesIO
 
 USUAL_SECONDS = 0.02
-"""What the piece of work in `slowness` takes on a free core of 2024."""
+"""What the piece of work in `slowness` takes on a free core of the server (AMD EPYC) that limits were chosen on."""
 _WORK = b"(]\x94K\x01a0" * 20_000 + b"."
 
 
 class Cost:
     seconds = 0.0
-    """Of computing, as a free core of 2024 would take them. Set at the end."""
+    """Of computing, as that core would take them. Set at the end."""
 
 
 def slowness() -> float:
