@@ -1,13 +1,14 @@
 """What a decoder's condition wins on top of harmonising: its conditional decode against a plain one, both harmonised.
 
-    python bench/condition.py --images PHOTOS... [--vae FILE] [--base FILE] [--masks 6] [--size 256] [--json FILE]
+    python bench/condition.py --images PHOTOS... [--vae FILE] [--base FILE] [--masks 6] [--size 256] [--fine 1.5]
+        [--json FILE]
 
 Drifts and masks as in bench/harmonise_quality.py. Ratios of mean squared errors, `asymvq.metrics`: in the mask / its
 outer 4 px / the seam / the mean colour, with 95 % bootstrap intervals over the photos, against the same VAE's plain
 decode, and against that of `--base`, which has the same encoder: what training alone brings is in the second only.
-"detail": energy of what is finer than a Gaussian of 1.5 px inside the mask, over that of the truth, conditional and
-plain. All decodes are full. A second table has this by the distance to the nearest kept pixel: the share of the plain
-decode's error there, what is left of it, and the energy of detail. `--json` keeps the mean errors themselves too.
+"detail": energy of what is finer than a Gaussian of `--fine` px inside the mask, over that of the truth, conditional
+and plain. All decodes are full. A second table has this by the distance to the nearest kept pixel: the share of the
+plain decode's error there, what is left of it, and the energy of detail. `--json` keeps the mean errors themselves too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from asymvq.masks import random_thick_mask
 from asymvq.pictures import cover, read_picture
 
 FINE = 1.5
-"""Pixels."""
+"""Pixels: the deviation of the Gaussian that detail is finer than."""
 EDGES = (0.5, 2.5, 4.5, 8.5, 16.5, 32.5, 1e9)
 """Of the bands of pixels that lie so far from kept ones."""
 
@@ -53,14 +54,14 @@ def latents(
     return found
 
 
-def detail(picture: Tensor, mask: Tensor) -> float:
-    return (fine_detail(picture) * mask).sum().item()
+def detail(picture: Tensor, mask: Tensor, fine: float = FINE) -> float:
+    return (fine_detail(picture, fine) * mask).sum().item()
 
 
-def fine_detail(picture: Tensor) -> Tensor:
+def fine_detail(picture: Tensor, fine: float = FINE) -> Tensor:
     """(B, C, H, W) energies."""
     taps = torch.arange(-6.0, 7.0)
-    kernel = torch.exp(-0.5 * (taps / FINE) ** 2)
+    kernel = torch.exp(-0.5 * (taps / fine) ** 2)
     kernel = (kernel[:, None] * kernel / kernel.sum() ** 2)[None, None]
     smooth = F.conv2d(F.pad(picture.movedim(1, 0), (6,) * 4, mode="replicate"), kernel).movedim(0, 1)
     return (picture - smooth).square()
@@ -77,6 +78,7 @@ class Case:
     mask: Tensor
     latent: Tensor
     noise_mask: bool
+    fine: float = FINE
 
     def harmonised(self, vae: asymvq.AsymmetricAutoencoder) -> Tensor:
         """The plain decode."""
@@ -95,19 +97,19 @@ class Case:
     def measured(self, output: Tensor) -> list[float]:
         """As `harmonise_quality.measured`, and the energy of fine detail in the mask."""
         pasted = torch.where(self.mask > 0, output, self.image)
-        return [*quality.measured(pasted, self.image, self.mask), detail(pasted, self.mask)]
+        return [*quality.measured(pasted, self.image, self.mask), detail(pasted, self.mask, self.fine)]
 
     def by_distance(self, output: Tensor) -> NDArray[np.float64]:
         """(2, bands) sums of squared errors and of the energy of detail."""
         distance = cv2.distanceTransform((self.mask[0, 0] > 0).numpy().astype(np.uint8), cv2.DIST_L2, 5)
         pasted = torch.where(self.mask > 0, output, self.image)
-        maps = ((pasted - self.image).square(), fine_detail(pasted))
+        maps = ((pasted - self.image).square(), fine_detail(pasted, self.fine))
         sums = [np.histogram(distance, EDGES, weights=each[0].sum(dim=0).numpy())[0] for each in maps]
         return np.array(sums)
 
 
 def cases(
-    vae: asymvq.AsymmetricAutoencoder, paths: Sequence[Path], *, masks: int, size: int, seed: int
+    vae: asymvq.AsymmetricAutoencoder, paths: Sequence[Path], *, masks: int, size: int, seed: int, fine: float = FINE
 ) -> Iterator[Case]:
     """Of each photo, mask and drift, encoded by `vae`."""
     for path in tqdm(paths, unit="photo"):
@@ -116,7 +118,7 @@ def cases(
         for _ in range(masks):
             mask = random_thick_mask(size, size, rng)[None]
             for drift, latent in latents(vae, image, mask, rng).items():
-                yield Case(path.stem, drift, image, mask, latent, drift.startswith("noise mask"))
+                yield Case(path.stem, drift, image, mask, latent, drift.startswith("noise mask"), fine)
 
 
 @torch.inference_mode()
@@ -128,6 +130,7 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=6, help="a photo")
     parser.add_argument("--size", type=int, default=quality.SIZE)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fine", type=float, default=FINE, help="pixels, up to 1.5: what counts as detail")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     vae = asymvq.load(args.vae, dtype=torch.float32).eval()
@@ -136,7 +139,7 @@ def main() -> None:
     rows: dict[tuple[str, str], list[list[float]]] = {}
     sums: dict[tuple[str, str], NDArray[np.float64]] = {}
     photos: dict[str, list[str]] = {}
-    for case in cases(vae, args.images, masks=args.masks, size=args.size, seed=args.seed):
+    for case in cases(vae, args.images, masks=args.masks, size=args.size, seed=args.seed, fine=args.fine):
         photos.setdefault(case.drift, []).append(case.photo)
         ways = {"plain": case.harmonised(vae), "conditional": case.conditional(vae), "truth": case.image}
         if base is not None:
